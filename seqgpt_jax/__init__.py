@@ -1,0 +1,1 @@
+"""SeqGPT in JAX."""

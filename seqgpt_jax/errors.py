@@ -1,0 +1,32 @@
+"""Errors that a user can mend: one line that says what is wrong, where, and what to do about it.
+
+The command line prints them without a traceback and exits with 2; anything else is our own fault.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class UserError(ValueError):
+    """Something the user asked for cannot be done; the message is one line and ends with the remedy."""
+
+
+class RecordError(UserError):
+    """A record or dataset description that breaks the format; the message names file, line and field."""
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        line: int | None = None,
+        field: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.problem, self.file, self.line, self.field, self.remedy = problem, file, line, field, remedy
+        place = "" if file is None else os.fspath(file)
+        if line is not None:
+            place += f":{line}"
+        parts = [part for part in (place, field and f"field '{field}'", problem) if part]
+        super().__init__(": ".join(parts) + (f" ({remedy})" if remedy else ""))
