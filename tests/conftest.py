@@ -1,0 +1,41 @@
+"""Test set-up: eight virtual CPU devices, strict rank promotion, and where the shared data lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Must stand before anything imports jax.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import jax
+import pytest
+from hypothesis import settings
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+settings.register_profile("seqgpt", deadline=None)
+settings.load_profile("seqgpt")
+
+REPO = Path(__file__).resolve().parent.parent
+SHARED = REPO.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real datasets; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("SEQGPT_DATA_DIR", SHARED / "data"))
+    if not (folder / "partitions.json").is_file():
+        pytest.skip(f"real datasets not found at {folder}; set SEQGPT_DATA_DIR to a folder of records")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_file() -> Path:
+    """Golden prompts and targets of seqgpt_v1, one JSON object a line."""
+    path = SHARED / "seqgpt_v1_examples.jsonl"
+    if not path.is_file():
+        pytest.skip(f"golden prompts not found at {path}")
+    return path
