@@ -1,0 +1,229 @@
+"""BLOOM (Le Scao et al. 2022, arXiv 2211.05100) in Flax NNX: exact with transformers' BloomForCausalLM.
+
+Embedding with its own LayerNorm, pre-LN blocks with ALiBi attention and tanh-GELU, biases everywhere, a final
+LayerNorm, and a head tied to the embedding. The blocks are one module whose parameters are stacked over layers.
+Training, prefill and a decoding step are the same call; only the cache differs.
+
+Shapes: B batch, T tokens of this call, K key slots, L layers, D width, N heads, H head dim, V vocabulary; C is q, k, v.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from seqgpt_jax.errors import UserError
+from seqgpt_jax.models.attention import TokenLayout, alibi_slopes, attend
+from seqgpt_jax.models.layers import LayerNorm, Linear, normal, param
+
+
+@dataclasses.dataclass(frozen=True)
+class BloomConfig:
+    """Sizes and numerics of a BLOOM decoder. Raises UserError for values that cannot be built."""
+
+    vocab_size: int
+    num_layers: int
+    width: int
+    num_heads: int
+    layer_norm_epsilon: float = 1e-5
+    param_dtype: str = "float32"
+    compute_dtype: str = "float32"  # activations and matrix products; scores, softmax, norms and logits are float32
+    remat: Literal["none", "dots", "full"] = "none"  # what the backward pass recomputes: nothing, all but dots, all
+    attention: str = "auto"  # a backend of models/attention.py
+    layer_loop: Literal["auto", "scan", "unroll"] = "auto"  # auto: unrolled for few layers on CPU, else scanned
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "num_layers", "width", "num_heads"):
+            if getattr(self, name) < 1:
+                raise UserError(f"BloomConfig.{name} is {getattr(self, name)} (it must be at least 1)")
+        if self.width % self.num_heads:
+            raise UserError(f"BloomConfig.width {self.width} is no multiple of num_heads {self.num_heads}")
+        for name, allowed in (("remat", ("none", "dots", "full")), ("layer_loop", ("auto", "scan", "unroll"))):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"BloomConfig.{name} is {getattr(self, name)!r} (choose {', '.join(allowed)})")
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.num_heads
+
+
+class KVCache(NamedTuple):
+    """Keys and values of the tokens seen so far. A call with T tokens fills slots length .. length+T of every row."""
+
+    keys_LBKNH: jax.Array
+    values_LBKNH: jax.Array
+    positions_BK: jax.Array  # int32
+    segment_ids_BK: jax.Array  # int32, 0 is padding or not yet written
+    length: jax.Array  # int32 scalar: the next slot
+
+
+def init_cache(config: BloomConfig, batch: int, num_slots: int) -> KVCache:
+    """An empty cache for `batch` rows of at most `num_slots` tokens. Writing past the end is the caller's error."""
+    shape = (config.num_layers, batch, num_slots, config.num_heads, config.head_dim)
+    empty = jnp.zeros(shape, config.compute_dtype)
+    slots_BK = jnp.zeros((batch, num_slots), jnp.int32)
+    return KVCache(empty, empty, slots_BK, slots_BK, jnp.zeros((), jnp.int32))
+
+
+def bloom_gelu(x: jax.Array) -> jax.Array:
+    """BloomGelu of transformers: the tanh form with sqrt(2/pi) cut to eight digits."""
+    return x * 0.5 * (1.0 + jnp.tanh(0.79788456 * x * (1.0 + 0.044715 * x * x)))
+
+
+class BloomBlock(nnx.Module):
+    """Attention and MLP, each behind a LayerNorm and added to the residual stream."""
+
+    def __init__(self, config: BloomConfig, *, rngs: nnx.Rngs) -> None:
+        width, heads = config.width, (config.num_heads, config.head_dim)
+        dtype, epsilon, std = config.param_dtype, config.layer_norm_epsilon, _init_std(config)
+        residual_std = std / math.sqrt(2 * config.num_layers)
+        self.attention_norm = LayerNorm(width, epsilon=epsilon, dtype=dtype)
+        self.qkv = Linear(
+            (width,), (3, *heads), in_axes=("embed",), out_axes=("qkv", "heads", "head_dim"),
+            bias_axes=("qkv", "heads", "head_dim"), std=std, dtype=dtype, rngs=rngs,
+        )  # fmt: skip
+        self.out = Linear(
+            heads, (width,), in_axes=("heads", "head_dim"), out_axes=("embed",),
+            bias_axes=("norm",), std=residual_std, dtype=dtype, rngs=rngs,
+        )  # fmt: skip
+        self.mlp_norm = LayerNorm(width, epsilon=epsilon, dtype=dtype)
+        self.up = Linear(
+            (width,), (4 * width,), in_axes=("embed",), out_axes=("mlp",),
+            bias_axes=("mlp",), std=std, dtype=dtype, rngs=rngs,
+        )  # fmt: skip
+        self.down = Linear(
+            (4 * width,), (width,), in_axes=("mlp",), out_axes=("embed",),
+            bias_axes=("norm",), std=residual_std, dtype=dtype, rngs=rngs,
+        )  # fmt: skip
+
+    def __call__(self, x_BTD: jax.Array, attention: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        """`attention` turns q, k, v of this call's tokens (BTCNH) into BTNH; it is where the cache comes in."""
+        x_BTD = x_BTD + self.out(attention(self.qkv(self.attention_norm(x_BTD))))
+        return x_BTD + self.down(bloom_gelu(self.up(self.mlp_norm(x_BTD))))
+
+
+class Bloom(nnx.Module):
+    """The decoder. `hidden, cache = model(tokens, positions, segment_ids, cache)`, then `model.head(hidden)`."""
+
+    def __init__(self, config: BloomConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        dtype, epsilon = config.param_dtype, config.layer_norm_epsilon
+        self.embedding = param(
+            normal(rngs, (config.vocab_size, config.width), _init_std(config), dtype), ("vocab", "embed")
+        )
+        self.embedding_norm = LayerNorm(config.width, epsilon=epsilon, dtype=dtype)
+
+        @nnx.split_rngs(splits=config.num_layers)
+        @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: "layers"})
+        def stacked(rngs: nnx.Rngs) -> BloomBlock:
+            return BloomBlock(config, rngs=rngs)
+
+        self.blocks = stacked(rngs)  # every parameter has a leading layer axis
+        self.final_norm = LayerNorm(config.width, epsilon=epsilon, dtype=dtype)
+
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        positions_BT: jax.Array,
+        segment_ids_BT: jax.Array,
+        cache: KVCache | None = None,
+    ) -> tuple[jax.Array, KVCache | None]:
+        """Final hidden states BTD in the compute dtype, and the cache with these tokens added (None without one).
+
+        positions_BT counts from 0 within a token's own segment; segment id 0 is padding, which sees and is seen by
+        nothing that matters. With a cache, the tokens go to slots cache.length onwards, in every row alike.
+        """
+        dtype = jnp.dtype(self.config.compute_dtype)
+        x_BTD = self.embedding_norm(jnp.take(self.embedding[...], tokens_BT, axis=0).astype(dtype))
+        if cache is None:
+            layout = TokenLayout(segment_ids_BT, segment_ids_BT, positions_BT, 0)
+            x_BTD = self._run_blocks(x_BTD, layout)
+            return self.final_norm(x_BTD), None
+        start, num_tokens = cache.length, tokens_BT.shape[1]
+        cache = cache._replace(
+            positions_BK=jax.lax.dynamic_update_slice(cache.positions_BK, positions_BT, (0, start)),
+            segment_ids_BK=jax.lax.dynamic_update_slice(cache.segment_ids_BK, segment_ids_BT, (0, start)),
+            length=start + num_tokens,
+        )
+        layout = TokenLayout(segment_ids_BT, cache.segment_ids_BK, cache.positions_BK, start)
+        x_BTD, cache = self._run_blocks_with_cache(x_BTD, layout, cache, start)
+        return self.final_norm(x_BTD), cache
+
+    def head(self, hidden: jax.Array) -> jax.Array:
+        """float32 logits [..., V] of hidden states [..., D], by the transposed embedding (tied)."""
+        table_VD = self.embedding[...].astype(hidden.dtype)
+        contract_width = (((hidden.ndim - 1,), (1,)), ((), ()))
+        return jax.lax.dot_general(hidden, table_VD, contract_width, preferred_element_type=jnp.float32)
+
+    def _run_blocks(self, x_BTD: jax.Array, layout: TokenLayout) -> jax.Array:
+        graph, params_L = nnx.split(self.blocks)
+        slopes_N, backend = alibi_slopes(self.config.num_heads), self.config.attention
+
+        def attention(qkv_BTCNH: jax.Array) -> jax.Array:
+            query, key, value = (qkv_BTCNH[:, :, i] for i in range(3))
+            return attend(query, key, value, layout, slopes_N, backend)
+
+        def layer(x_BTD: jax.Array, params: nnx.State) -> jax.Array:
+            return nnx.merge(graph, params)(x_BTD, attention)
+
+        if self.config.remat != "none":
+            save = jax.checkpoint_policies
+            policy = save.dots_with_no_batch_dims_saveable if self.config.remat == "dots" else save.nothing_saveable
+            layer = jax.checkpoint(layer, policy=policy, prevent_cse=self._unrolled())
+        if self._unrolled():
+            for index in range(self.config.num_layers):
+                x_BTD = layer(x_BTD, jax.tree.map(lambda p: p[index], params_L))
+            return x_BTD
+        return jax.lax.scan(lambda x, params: (layer(x, params), None), x_BTD, params_L)[0]
+
+    def _run_blocks_with_cache(
+        self, x_BTD: jax.Array, layout: TokenLayout, cache: KVCache, start: jax.Array
+    ) -> tuple[jax.Array, KVCache]:
+        # Keys and values are loop carries, updated in place: as scan inputs and outputs they would be copied per step.
+        graph, params_L = nnx.split(self.blocks)
+        slopes_N, backend = alibi_slopes(self.config.num_heads), self.config.attention
+
+        def layer(
+            carry: tuple[jax.Array, jax.Array, jax.Array], index_and_params: tuple[jax.Array | int, nnx.State]
+        ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], None]:
+            x_BTD, keys_LBKNH, values_LBKNH = carry
+            index, params = index_and_params
+
+            def attention(qkv_BTCNH: jax.Array) -> jax.Array:
+                nonlocal keys_LBKNH, values_LBKNH
+                query, key, value = (qkv_BTCNH[:, :, i] for i in range(3))
+                place = (index, 0, start, 0, 0)
+                keys_LBKNH = jax.lax.dynamic_update_slice(keys_LBKNH, key[None], place)
+                values_LBKNH = jax.lax.dynamic_update_slice(values_LBKNH, value[None], place)
+                key_BKNH, value_BKNH = (
+                    jax.lax.dynamic_index_in_dim(x, index, keepdims=False) for x in (keys_LBKNH, values_LBKNH)
+                )
+                return attend(query, key_BKNH, value_BKNH, layout, slopes_N, backend)
+
+            x_BTD = nnx.merge(graph, params)(x_BTD, attention)
+            return (x_BTD, keys_LBKNH, values_LBKNH), None
+
+        carry = (x_BTD, cache.keys_LBKNH, cache.values_LBKNH)
+        if self._unrolled():
+            for index in range(self.config.num_layers):
+                carry, _ = layer(carry, (index, jax.tree.map(lambda p: p[index], params_L)))
+        else:
+            carry, _ = jax.lax.scan(layer, carry, (jnp.arange(self.config.num_layers), params_L))
+        x_BTD, keys_LBKNH, values_LBKNH = carry
+        return x_BTD, cache._replace(keys_LBKNH=keys_LBKNH, values_LBKNH=values_LBKNH)
+
+    def _unrolled(self) -> bool:
+        if self.config.layer_loop == "auto":
+            return jax.default_backend() == "cpu" and self.config.num_layers <= 12
+        return self.config.layer_loop == "unroll"
+
+
+def _init_std(config: BloomConfig) -> float:
+    # BLOOM's own choice (its Megatron arguments; Nguyen and Salazar 2019 call it small init), outputs scaled by depth.
+    return math.sqrt(1 / (3 * config.width))

@@ -1,0 +1,78 @@
+"""The small layers that every architecture is made of, with the logical axis names of their parameters.
+
+A parameter names each of its axes ("vocab", "embed", "qkv", "heads", "head_dim", "mlp"; "norm" is a vector of the
+width, which stays replicated; stacking adds "layers" in front). The names travel as `out_sharding` metadata with
+`eager_sharding=False`: nothing is placed when a model is built, and training/partitioning.py maps names to mesh axes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+def param(value: jax.Array, axes: Sequence[str]) -> nnx.Param[jax.Array]:
+    """A parameter with one logical axis name per dimension."""
+    assert value.ndim == len(axes), (value.shape, axes)
+    return nnx.Param(value, out_sharding=tuple(axes), eager_sharding=False)
+
+
+def normal(rngs: nnx.Rngs, shape: Sequence[int], std: float, dtype: str) -> jax.Array:
+    """Gaussian initial values, drawn in float32 whatever the parameter dtype is."""
+    return (std * jax.random.normal(rngs.params(), tuple(shape), jnp.float32)).astype(dtype)
+
+
+def add_vector(x: jax.Array, vector: jax.Array) -> jax.Array:
+    """x + vector over the last dimensions of x, in x's dtype, without implicit rank promotion."""
+    return x + vector.astype(x.dtype).reshape((1,) * (x.ndim - vector.ndim) + vector.shape)
+
+
+class Linear(nnx.Module):
+    """y = x @ kernel + bias, where input and output may have several dimensions each (heads x head_dim).
+
+    kernel: in_shape + out_shape, contracted over in_shape; bias: out_shape. Matrix product in the dtype of x.
+    """
+
+    def __init__(
+        self,
+        in_shape: tuple[int, ...],
+        out_shape: tuple[int, ...],
+        *,
+        in_axes: tuple[str, ...],
+        out_axes: tuple[str, ...],
+        bias_axes: tuple[str, ...],
+        std: float,
+        dtype: str,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.num_in = len(in_shape)
+        self.kernel = param(normal(rngs, in_shape + out_shape, std, dtype), in_axes + out_axes)
+        self.bias = param(jnp.zeros(out_shape, dtype), bias_axes)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel[...].astype(x.dtype)
+        # One plain matrix product: CPU and GPU libraries see [tokens, in] x [in, out] whatever the head layout is.
+        num_in, in_size = self.num_in, math.prod(kernel.shape[: self.num_in])
+        contracted = ((tuple(range(x.ndim - num_in, x.ndim)), tuple(range(num_in))), ((), ()))
+        assert math.prod(x.shape[x.ndim - num_in :]) == in_size, (x.shape, kernel.shape)
+        return add_vector(jax.lax.dot_general(x, kernel, contracted), self.bias[...])
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis, statistics in float32 by the two-pass formula, as in torch."""
+
+    def __init__(self, width: int, *, epsilon: float, dtype: str) -> None:
+        self.epsilon = epsilon
+        self.scale = param(jnp.ones((width,), dtype), ("norm",))
+        self.bias = param(jnp.zeros((width,), dtype), ("norm",))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        centred = x32 - x32.mean(-1, keepdims=True)
+        normed = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)
+        scale = self.scale[...].astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+        return add_vector(normed * scale, self.bias[...].astype(jnp.float32)).astype(x.dtype)
