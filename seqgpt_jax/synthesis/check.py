@@ -1,4 +1,4 @@
-"""The content's checker: every fault with file and table, what the amounts fall short of, overlaps of families, statistics.
+"""The content's checker: faults with file and table, amounts that fall short, overlaps of families, statistics.
 
     python -m seqgpt_jax.synthesis.check [en|zh] [--content DIR] [--words N]
 
@@ -11,20 +11,10 @@ import argparse
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from seqgpt_jax.synthesis.content import (
-    ASPECT,
-    CONTENT_DIR,
-    FAMILIES,
-    LANGUAGES,
-    Domain,
-    FamilyContent,
-    Fault,
-    Template,
-    read_family,
-)
+from seqgpt_jax.synthesis.content import ASPECT, FAMILIES, LANGUAGES, Domain, FamilyContent, Template
 from seqgpt_jax.synthesis.inventory import (
     known_label_share,
     label_names,
@@ -35,6 +25,7 @@ from seqgpt_jax.synthesis.inventory import (
     task_templates,
     template_sources,
 )
+from seqgpt_jax.synthesis.reader import CONTENT_DIR, Fault, read_family
 from seqgpt_jax.synthesis.rendering import compose_values, fill, is_readable
 
 _NUM_TRIES = 40  # renderings a template is tried with
@@ -76,7 +67,8 @@ def _report(language: str, root: Path, num_words: int) -> int:
     problems += [f"overlap: {language}: {problem}" for problem in overlaps(families)]
     share, unknown = known_label_share(families)
     if unknown and share < _LEAST_KNOWN:
-        problems.append(f"short: {language}/mini_held_out: {share:.0%} of label names are known, needs {_LEAST_KNOWN:.0%}")
+        found = f"{share:.0%} of label names are known"
+        problems.append(f"short: {language}/mini_held_out: {found}, needs {_LEAST_KNOWN:.0%}")
     print(f"\n======== {language} ========")
     for problem in problems:
         print(problem)
@@ -176,7 +168,8 @@ def overlaps(families: dict[str, FamilyContent]) -> Iterator[str]:
             one, two = families[first], families[second]
             pair = f"{first} and {second}"
             yield from (f"{pair} share the domain name '{n}'" for n in sorted(_domain_names(one) & _domain_names(two)))
-            yield from (f"{pair} share the template '{t}'" for t in sorted(template_sources(one) & template_sources(two)))
+            templates = template_sources(one) & template_sources(two)
+            yield from (f"{pair} share the template '{template}'" for template in sorted(templates))
             sets, others = label_sets(one), label_sets(two)
             for labels in sorted(sets.keys() & others.keys(), key=sorted):
                 yield f"{pair} share a label set: {sets[labels]} and {others[labels]}: {', '.join(sorted(labels))}"
@@ -196,8 +189,9 @@ def _print_statistics(content: FamilyContent) -> None:
     relations = {label for domain in domains for label in domain.relation_names}
     events = {label for domain in domains for label in domain.event_schema}
     roles = {role for domain in domains for found in domain.event_schema.values() for role in found}
-    print(f"\n-------- {content.language} {content.family}: {len(domains)} domains: {', '.join(d.slug for d in domains)}")
-    print(f"types {len(types)}, topics {len(topics)}, intents {len(intents)}, intents and topics {len(topics | intents)}")
+    slugs = ", ".join(domain.slug for domain in domains)
+    print(f"\n-------- {content.language} {content.family}: {len(domains)} domains: {slugs}")
+    print(f"types {len(types)}, topics {len(topics)}, intents {len(intents)}, both {len(topics | intents)}")
     print(f"relations {len(relations)}, event types {len(events)}, roles {len(roles)}")
     counts = {task: len(templates) for task, templates in task_templates(content).items()}
     print("templates: " + ", ".join(f"{task} {count}" for task, count in counts.items()))
@@ -219,15 +213,12 @@ def _print_unknown_words(families: dict[str, FamilyContent], language: str, num_
     once = sum(count for word, count in held_out.items() if known[word] == 1)
     total = sum(held_out.values())
     unit = "characters" if language == "zh" else "words"
-    print(f"mini_held_out {unit} never seen in training texts: {sum(unknown.values()) / total:.1%}; once: {once / total:.1%}")
-    print("  " + _join(word for word, _ in unknown.most_common(num_words)))
+    never = sum(unknown.values()) / total
+    print(f"mini_held_out {unit} never seen in training texts: {never:.1%}; once: {once / total:.1%}")
+    print("  " + " ".join(word for word, _ in unknown.most_common(num_words)))
     rare = sorted((name for name, count in label_names(families).items() if count < 2))
     if rare:
         print(f"held-out label names in fewer than 2 training domains ({len(rare)}): {', '.join(rare[:num_words])}")
-
-
-def _join(words: Iterable[str]) -> str:
-    return " ".join(words)
 
 
 if __name__ == "__main__":

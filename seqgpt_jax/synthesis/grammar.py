@@ -18,7 +18,7 @@ _PART = re.compile(r"\{([^{}]*)\}")
 
 @dataclass(frozen=True)
 class Grammar:
-    """One compiled grammar. `compose(draw)` gives a value; `num_values` counts derivations (an upper bound on distinct values)."""
+    """One compiled grammar: `compose(draw)` gives a value; `num_values` counts derivations (distinct values at most)."""
 
     compose: Callable[[Draw], str]
     num_values: int

@@ -106,7 +106,7 @@ def _values(content: FamilyContent) -> dict[str, str]:
 
 
 def known_label_share(families: dict[str, FamilyContent]) -> tuple[float, dict[str, list[str]]]:
-    """The share of held-out single label names that the training families hold in the same part, and the unknown ones by part."""
+    """The share of held-out label names that a training family holds as the same kind, and the others by kind."""
     held_out = _names_by_kind([families["mini_held_out"]])
     known = _names_by_kind([families["synthetic"], families["mini_real"]])
     unknown = {kind: sorted(name for name in names if not known[kind][name]) for kind, names in held_out.items()}
@@ -116,7 +116,7 @@ def known_label_share(families: dict[str, FamilyContent]) -> tuple[float, dict[s
 
 
 def label_names(families: dict[str, FamilyContent]) -> dict[str, int]:
-    """Held-out label names ("kind: name") and in how many training domains each occurs in the same part."""
+    """Held-out label names ("kind: name") and in how many training domains each occurs as the same kind."""
     held_out = _names_by_kind([families["mini_held_out"]])
     known = _names_by_kind([families["synthetic"], families["mini_real"]])
     return {f"{kind}: {name}": known[kind][name] for kind, names in held_out.items() for name in names}
@@ -136,7 +136,7 @@ def _names_by_kind(contents: Iterable[FamilyContent]) -> dict[str, Counter[str]]
 
 
 def literal_words(contents: Iterable[FamilyContent]) -> Counter[str]:
-    """Lower-cased Latin words and single Han characters of the templates, triggers, aspects and labels, in how many templates each."""
+    """Lower-cased Latin words and single Han characters, with how many templates, aspects and labels hold each."""
     words: Counter[str] = Counter()
     for content in contents:
         for domain in content.domains:

@@ -1,7 +1,7 @@
 """Numbers, dates, times, amounts and codes: the builtin parts of the value grammar, per language and family.
 
-Each family owns one residue class modulo 3, and every builtin value carries a number of that class (a date through month + day,
-a time through hour + minute), so the builtin values of two families never coincide.
+Each family owns one residue class modulo 3, and every builtin value carries a number of that class (a date through
+month + day, a time through hour + minute), so the builtin values of two families never coincide.
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ def _time(language: str, residue: int) -> Builtin:
             if (hour + minute) % NUM_RESIDUES != residue:
                 continue
             weight = 12 if minute in (0, 30) else 4 if minute % 5 == 0 else 1  # round times are the usual ones
-            values += [f"{hour}:{minute:02d}", _zh_time(hour, minute) if language == "zh" else _en_time(hour, minute)] * weight
+            spoken = _zh_time(hour, minute) if language == "zh" else _en_time(hour, minute)
+            values += [f"{hour}:{minute:02d}", spoken] * weight
     return _table(values)
 
 
@@ -193,7 +194,9 @@ def _code(language: str, residue: int) -> Builtin:
 
     def compose(draw: Draw) -> str:
         letters = _LETTERS[int(draw() * num_letters)] + _LETTERS[int(draw() * num_letters)]
-        return f"{letters}{_pick(draw, 100, 999, residue)}" if draw() < 0.5 else f"{letters}-{_pick(draw, 1000, 9999, residue)}"
+        if draw() < 0.5:
+            return f"{letters}{_pick(draw, 100, 999, residue)}"
+        return f"{letters}-{_pick(draw, 1000, 9999, residue)}"
 
     return Builtin(compose, num_letters**2 * count_in_class(100, 9999, residue))
 

@@ -1,4 +1,4 @@
-"""How sentiment and inference labels are worded, per language and family: the sets differ between families, the names recur."""
+"""How sentiment and inference labels are worded, per language and family: the sets differ, the single names recur."""
 
 from __future__ import annotations
 
