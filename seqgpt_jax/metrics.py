@@ -2,7 +2,7 @@
 
 Everything is a set, never a multiset: an answer that is missing, empty or `None` is the empty set and counts for
 nothing, so an empty prediction that meets an empty gold is not a true positive. Nothing is filtered before scoring: a
-predicted span that is not in the text (start = -1) and a label that was not asked (`Unasked`) are false positives.
+predicted span that is not in the text (start = -1) and a label that was not asked are false positives.
 Strings are compared after Unicode NFC and nothing else; span reading (MRC-SE) normalises as its benchmarks define.
 
 | kind | metrics | headline |
@@ -39,14 +39,6 @@ from seqgpt_jax.records import (
 
 
 @dataclass(frozen=True, slots=True)
-class Unasked:
-    """A label in an answer to a question that did not ask it; `step` says which kind of question (atomic.STEPS)."""
-
-    step: str
-    label: str
-
-
-@dataclass(frozen=True, slots=True)
 class DatasetScore:
     """The scores of one dataset: `metrics` by name, fractions in 0..1; `headline` is the one named `headline_name`."""
 
@@ -60,29 +52,26 @@ def score_dataset(
     gold: Sequence[Record],
     predicted: Sequence[Record],
     meta: DatasetMeta,
-    unasked: Sequence[Sequence[Unasked]] | None = None,
 ) -> DatasetScore:
     """Returns the scores of `predicted` against `gold`: records of one dataset and kind, in the same order.
 
-    `unasked[i]`: the labels that the answers for record i named unasked, which `predicted[i]` cannot hold.
     Raises UserError for a dataset that is empty or mixes kinds.
     """
     if not gold:
         raise UserError(f"dataset '{meta.name}' has no records to score (choose another split, or a higher limit)")
     if len({record.kind for record in gold}) > 1:
         raise UserError(f"dataset '{meta.name}' mixes kinds of records (give each kind its own dataset folder)")
-    unasked = [()] * len(gold) if unasked is None else unasked
-    assert len(gold) == len(predicted) == len(unasked), "gold, predicted and unasked are parallel"
+    assert len(gold) == len(predicted), "gold and predicted are parallel"
     assert all(g.id == p.id and g.kind == p.kind for g, p in zip(gold, predicted, strict=True)), "records do not match"
     first = gold[0]
     if isinstance(first, ClassificationRecord):
-        metrics, headline_name = _score_classification(gold, predicted, meta, unasked)
+        metrics, headline_name = _score_classification(gold, predicted, meta)
     elif isinstance(first, ExtractionRecord):
-        metrics, headline_name = _score_extraction(gold, predicted, meta, unasked)
+        metrics, headline_name = _score_extraction(gold, predicted, meta)
     elif isinstance(first, RelationRecord):
-        metrics, headline_name = _score_relations(gold, predicted, unasked)
+        metrics, headline_name = _score_relations(gold, predicted)
     else:
-        metrics, headline_name = _score_events(gold, predicted, unasked)
+        metrics, headline_name = _score_events(gold, predicted)
     return DatasetScore(headline_name, metrics[headline_name], metrics, len(gold))
 
 
@@ -138,9 +127,9 @@ class _Counts:
     def __init__(self) -> None:
         self.true_positives = self.num_predicted = self.num_gold = 0
 
-    def add(self, gold: Set[Hashable], predicted: Set[Hashable], num_unasked: int = 0) -> None:
+    def add(self, gold: Set[Hashable], predicted: Set[Hashable]) -> None:
         self.true_positives += len(gold & predicted)
-        self.num_predicted += len(predicted) + num_unasked
+        self.num_predicted += len(predicted)
         self.num_gold += len(gold)
 
     def precision(self) -> float:
@@ -155,10 +144,6 @@ class _Counts:
 
     def named(self, name: str) -> dict[str, float]:
         return {f"{name}_f1": self.f1(), f"{name}_precision": self.precision(), f"{name}_recall": self.recall()}
-
-
-def _of_step(unasked: Iterable[Unasked], *steps: str) -> set[str]:
-    return {_nfc(item.label) for item in unasked if item.step in steps}
 
 
 def _place(span: Span) -> tuple[int, int, str]:
@@ -186,16 +171,16 @@ def _options_vary(records: Iterable[ClassificationRecord], meta: DatasetMeta) ->
 
 
 def _score_classification(
-    gold: Sequence[Record], predicted: Sequence[Record], meta: DatasetMeta, unasked: Sequence[Sequence[Unasked]]
+    gold: Sequence[Record], predicted: Sequence[Record], meta: DatasetMeta
 ) -> tuple[dict[str, float], str]:
     """A label that was not asked makes its record wrong, and is a false positive, but never a new class."""
     golds = [record for record in gold if isinstance(record, ClassificationRecord)]
     num_correct = 0
     micro, by_label = _Counts(), defaultdict[str, _Counts](_Counts)
-    for g, p, extra in zip(golds, predicted, unasked, strict=True):
+    for g, p in zip(golds, predicted, strict=True):
         assert isinstance(p, ClassificationRecord)
         gold_labels = {_nfc(label) for label in g.labels}
-        predicted_labels = {_nfc(label) for label in p.labels} | _of_step(extra, "classify")
+        predicted_labels = {_nfc(label) for label in p.labels}
         asked = {_nfc(label) for label in _options(g, meta)} | gold_labels
         num_correct += gold_labels == predicted_labels
         micro.add(gold_labels, predicted_labels)
@@ -214,20 +199,19 @@ def _score_classification(
 
 
 def _score_extraction(
-    gold: Sequence[Record], predicted: Sequence[Record], meta: DatasetMeta, unasked: Sequence[Sequence[Unasked]]
+    gold: Sequence[Record], predicted: Sequence[Record], meta: DatasetMeta
 ) -> tuple[dict[str, float], str]:
     """In MRC-SE the question is the only label, so that labels are left out of the comparison."""
     reading = meta.task == "MRC-SE"
     spans, strings = _Counts(), _Counts()
     answers: list[tuple[tuple[str, ...], str]] = []
-    for g, p, extra in zip(gold, predicted, unasked, strict=True):
+    for g, p in zip(gold, predicted, strict=True):
         assert isinstance(g, ExtractionRecord) and isinstance(p, ExtractionRecord)
         gold_spans, predicted_spans = (
             [replace(span, label="") for span in record.spans] if reading else record.spans for record in (g, p)
         )
-        num_unasked = len(_of_step(extra, "extract"))
-        spans.add(_placed(gold_spans), _placed(predicted_spans), num_unasked)
-        strings.add(_worded(gold_spans), _worded(predicted_spans), num_unasked)
+        spans.add(_placed(gold_spans), _placed(predicted_spans))
+        strings.add(_worded(gold_spans), _worded(predicted_spans))
         if reading:
             joined = _join_spans(g, meta.language)
             answers.append((g.answers or (joined,), _join_spans(p, meta.language)))
@@ -346,17 +330,14 @@ def _longest_common_run(left: Sequence[str], right: Sequence[str]) -> int:
 # --- relations and events --------------------------------------------------------------------------------------------
 
 
-def _score_relations(
-    gold: Sequence[Record], predicted: Sequence[Record], unasked: Sequence[Sequence[Unasked]]
-) -> tuple[dict[str, float], str]:
+def _score_relations(gold: Sequence[Record], predicted: Sequence[Record]) -> tuple[dict[str, float], str]:
     """A triple is (relation, head string, tail string), as questions name mentions by their strings."""
     triples, spans, strings = _Counts(), _Counts(), _Counts()
-    for g, p, extra in zip(gold, predicted, unasked, strict=True):
+    for g, p in zip(gold, predicted, strict=True):
         assert isinstance(g, RelationRecord) and isinstance(p, RelationRecord)
-        triples.add(_triples(g), _triples(p), len(_of_step(extra, "relation")))
-        num_unasked = len(_of_step(extra, "entities"))
-        spans.add(_placed(g.entities), _placed(p.entities), num_unasked)
-        strings.add(_worded(g.entities), _worded(p.entities), num_unasked)
+        triples.add(_triples(g), _triples(p))
+        spans.add(_placed(g.entities), _placed(p.entities))
+        strings.add(_worded(g.entities), _worded(p.entities))
     return triples.named("triple") | spans.named("span") | {"string_f1": strings.f1()}, "triple_f1"
 
 
@@ -365,20 +346,17 @@ def _triples(record: RelationRecord) -> set[tuple[str, str, str]]:
     return {(_nfc(relation.label), texts[relation.head], texts[relation.tail]) for relation in record.relations}
 
 
-def _score_events(
-    gold: Sequence[Record], predicted: Sequence[Record], unasked: Sequence[Sequence[Unasked]]
-) -> tuple[dict[str, float], str]:
+def _score_events(gold: Sequence[Record], predicted: Sequence[Record]) -> tuple[dict[str, float], str]:
     """Trigger: offsets (i), event type (c). Argument: event type and offsets (i), role (c). As in OneIE (2020)."""
     counts = {name: _Counts() for name in ("trigger_i", "trigger_c", "argument_i", "argument_c")}
     spans, strings = _Counts(), _Counts()
-    for g, p, extra in zip(gold, predicted, unasked, strict=True):
+    for g, p in zip(gold, predicted, strict=True):
         assert isinstance(g, EventRecord) and isinstance(p, EventRecord)
         gold_sets, predicted_sets = _event_sets(g), _event_sets(p)
-        triggers, arguments = len(_of_step(extra, "trigger", "event_type")), len(_of_step(extra, "argument"))
         for name, count in counts.items():
-            count.add(gold_sets[name], predicted_sets[name], triggers if name.startswith("trigger") else arguments)
-        spans.add(gold_sets["span"], predicted_sets["span"], triggers + arguments)
-        strings.add(gold_sets["string"], predicted_sets["string"], triggers + arguments)
+            count.add(gold_sets[name], predicted_sets[name])
+        spans.add(gold_sets["span"], predicted_sets["span"])
+        strings.add(gold_sets["string"], predicted_sets["string"])
     metrics = {name: count.f1() for name, count in counts.items()} | spans.named("span") | {"string_f1": strings.f1()}
     return metrics, "argument_c"
 

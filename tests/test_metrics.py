@@ -10,7 +10,6 @@ from sklearn.preprocessing import MultiLabelBinarizer
 
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.metrics import (
-    Unasked,
     baseline_predictions,
     char_f1,
     cmrc_em,
@@ -78,12 +77,11 @@ def test_entity_typing_is_judged_by_micro_f1_even_with_one_label_each() -> None:
 
 
 def test_an_unasked_label_is_wrong_and_a_false_positive_but_no_class() -> None:
-    gold, predicted = _classified([("a",), ("b",)]), _classified([("a",), ()])
-    score = score_dataset(gold, predicted, _meta("CLS"), [(), (Unasked("classify", "zebra"),)])
+    score = score_dataset(_classified([("a",), ("b",)]), _classified([("a",), ("zebra",)]), _meta("CLS"))
     assert score.metrics["accuracy"] == 0.5
     assert score.metrics["macro_f1"] == pytest.approx((1.0 + 0.0) / 2)
     assert score.metrics["micro_f1"] == pytest.approx(2 * 1 / (2 + 2))
-    correct_and_more = score_dataset(gold[:1], predicted[:1], _meta("CLS"), [(Unasked("classify", "zebra"),)])
+    correct_and_more = score_dataset(_classified([("a",)]), _classified([("a", "zebra")]), _meta("CLS"))
     assert correct_and_more.metrics["accuracy"] == 0.0
 
 
@@ -138,7 +136,7 @@ def test_strings_outside_the_text_are_false_positives_one_by_one() -> None:
     gold = _extracted(ADA)
     two = _extracted(ADA, Span("person", -1, -1, "Eve"), Span("person", -1, -1, "Max"))
     assert score_dataset(gold, two, _meta("NER")).metrics["span_precision"] == pytest.approx(1 / 3)
-    unasked = score_dataset(gold, _extracted(ADA), _meta("NER"), [(Unasked("extract", "planet"),)])
+    unasked = score_dataset(gold, _extracted(ADA, Span("planet", 15, 19, "Rome")), _meta("NER", ("person",)))
     assert unasked.metrics["span_precision"] == pytest.approx(1 / 2)
 
 
@@ -213,9 +211,6 @@ def test_triples_are_compared_by_their_strings() -> None:
     assert score.headline == pytest.approx(2 * 1 / (2 + 2))  # (knows, Ada, Bob) whichever Ada; the direction matters
     assert score.metrics["span_f1"] == pytest.approx(2 * 3 / (4 + 3))
     assert score.metrics["string_f1"] == pytest.approx(2 * 2 / (3 + 2))
-    more = score_dataset(gold, predicted, _meta("RE"), [(Unasked("relation", "hates"), Unasked("entities", "planet"))])
-    assert more.metrics["triple_precision"] == pytest.approx(1 / 3)
-    assert more.metrics["span_precision"] == pytest.approx(3 / 4)
 
 
 def test_event_scores() -> None:
