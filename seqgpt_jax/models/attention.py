@@ -31,14 +31,12 @@ class TokenLayout(NamedTuple):
     query_segments_BT: jax.Array  # 0 is padding
     key_segments_BK: jax.Array  # 0 is padding, or an empty cache slot
     key_positions_BK: jax.Array  # place within the segment, for ALiBi
-    query_start: jax.Array | int  # key slot of the first query token
+    query_slots_BT: jax.Array  # the key slot of each query token; [1, T] when every row has the same
 
     def mask_BTK(self) -> jax.Array:
-        num_queries, num_keys = self.query_segments_BT.shape[1], self.key_segments_BK.shape[1]
-        slots_T = self.query_start + jnp.arange(num_queries, dtype=jnp.int32)
-        causal_1TK = (jnp.arange(num_keys, dtype=jnp.int32)[None, :] <= slots_T[:, None])[None]
+        slots_11K = jnp.arange(self.key_segments_BK.shape[1], dtype=jnp.int32)[None, None, :]
         same_BTK = self.query_segments_BT[:, :, None] == self.key_segments_BK[:, None, :]
-        return causal_1TK & same_BTK & (self.key_segments_BK != 0)[:, None, :]
+        return (slots_11K <= self.query_slots_BT[:, :, None]) & same_BTK & (self.key_segments_BK != 0)[:, None, :]
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:

@@ -4,13 +4,15 @@ Embedding with its own LayerNorm, pre-LN blocks with ALiBi attention and tanh-GE
 LayerNorm, and a head tied to the embedding. The blocks are one module whose parameters are stacked over layers.
 Training, prefill and a decoding step are the same call; only the cache differs.
 
-Shapes: B batch, T tokens of this call, K key slots, L layers, D width, N heads, H head dim, V vocabulary; C is q, k, v.
+Shapes: B batch, T tokens of this call, K key slots, L layers, D width, N heads, H head dim, V vocabulary,
+S the tokens whose hidden states are wanted; C is key and value.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -76,6 +78,9 @@ def bloom_gelu(x: jax.Array) -> jax.Array:
     return x * 0.5 * (1.0 + jnp.tanh(0.79788456 * x * (1.0 + 0.044715 * x * x)))
 
 
+_Attention = Callable[[jax.Array, jax.Array], jax.Array]
+
+
 class BloomBlock(nnx.Module):
     """Attention and MLP, each behind a LayerNorm and added to the residual stream."""
 
@@ -84,9 +89,13 @@ class BloomBlock(nnx.Module):
         dtype, epsilon, std = config.param_dtype, config.layer_norm_epsilon, _init_std(config)
         residual_std = std / math.sqrt(2 * config.num_layers)
         self.attention_norm = LayerNorm(width, epsilon=epsilon, dtype=dtype)
-        self.qkv = Linear(
-            (width,), (3, *heads), in_axes=("embed",), out_axes=("qkv", "heads", "head_dim"),
-            bias_axes=("qkv", "heads", "head_dim"), std=std, dtype=dtype, rngs=rngs,
+        self.query = Linear(
+            (width,), heads, in_axes=("embed",), out_axes=("heads", "head_dim"),
+            bias_axes=("heads", "head_dim"), std=std, dtype=dtype, rngs=rngs,
+        )  # fmt: skip
+        self.key_value = Linear(
+            (width,), (2, *heads), in_axes=("embed",), out_axes=("kv", "heads", "head_dim"),
+            bias_axes=("kv", "heads", "head_dim"), std=std, dtype=dtype, rngs=rngs,
         )  # fmt: skip
         self.out = Linear(
             heads, (width,), in_axes=("heads", "head_dim"), out_axes=("embed",),
@@ -102,9 +111,18 @@ class BloomBlock(nnx.Module):
             bias_axes=("norm",), std=residual_std, dtype=dtype, rngs=rngs,
         )  # fmt: skip
 
-    def __call__(self, x_BTD: jax.Array, attention: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        """`attention` turns q, k, v of this call's tokens (BTCNH) into BTNH; it is where the cache comes in."""
-        x_BTD = x_BTD + self.out(attention(self.qkv(self.attention_norm(x_BTD))))
+    def __call__(
+        self, x_BTD: jax.Array, attention: _Attention, select: Callable[[jax.Array], jax.Array] | None = None
+    ) -> jax.Array:
+        """The residual stream after this block; of the tokens that `select` keeps (BTD -> BSD), if given.
+
+        attention(query, key_value) maps BSNH and BTCNH to BSNH; it is where the cache comes in.
+        """
+        normed_BTD = self.attention_norm(x_BTD)
+        key_value_BTCNH = self.key_value(normed_BTD)
+        if select is not None:
+            x_BTD, normed_BTD = select(x_BTD), select(normed_BTD)
+        x_BTD = x_BTD + self.out(attention(self.query(normed_BTD), key_value_BTCNH))
         return x_BTD + self.down(bloom_gelu(self.up(self.mlp_norm(x_BTD))))
 
 
@@ -133,26 +151,33 @@ class Bloom(nnx.Module):
         positions_BT: jax.Array,
         segment_ids_BT: jax.Array,
         cache: KVCache | None = None,
+        outputs_BS: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
         """Final hidden states BTD in the compute dtype, and the cache with these tokens added (None without one).
 
         positions_BT counts from 0 within a token's own segment; segment id 0 is padding, which sees and is seen by
         nothing that matters. With a cache, the tokens go to slots cache.length onwards, in every row alike.
+        outputs_BS are indices into T of the tokens whose hidden states are wanted (BSD then). An unrolled model
+        computes no more than their keys and values for the others in its last block.
         """
         dtype = jnp.dtype(self.config.compute_dtype)
         x_BTD = self.embedding_norm(jnp.take(self.embedding[...], tokens_BT, axis=0).astype(dtype))
+        slots_1T = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None, :]
         if cache is None:
-            layout = TokenLayout(segment_ids_BT, segment_ids_BT, positions_BT, 0)
-            x_BTD = self._run_blocks(x_BTD, layout)
-            return self.final_norm(x_BTD), None
-        start, num_tokens = cache.length, tokens_BT.shape[1]
-        cache = cache._replace(
-            positions_BK=jax.lax.dynamic_update_slice(cache.positions_BK, positions_BT, (0, start)),
-            segment_ids_BK=jax.lax.dynamic_update_slice(cache.segment_ids_BK, segment_ids_BT, (0, start)),
-            length=start + num_tokens,
-        )
-        layout = TokenLayout(segment_ids_BT, cache.segment_ids_BK, cache.positions_BK, start)
-        x_BTD, cache = self._run_blocks_with_cache(x_BTD, layout, cache, start)
+            layout = TokenLayout(segment_ids_BT, segment_ids_BT, positions_BT, slots_1T)
+        else:
+            start = cache.length
+            cache = cache._replace(
+                positions_BK=jax.lax.dynamic_update_slice(cache.positions_BK, positions_BT, (0, start)),
+                segment_ids_BK=jax.lax.dynamic_update_slice(cache.segment_ids_BK, segment_ids_BT, (0, start)),
+                length=start + tokens_BT.shape[1],
+            )
+            layout = TokenLayout(segment_ids_BT, cache.segment_ids_BK, cache.positions_BK, start + slots_1T)
+        if self._unrolled():
+            x_BTD, cache = self._run_unrolled(x_BTD, layout, cache, outputs_BS)
+        else:
+            x_BTD, cache = self._run_scanned(x_BTD, layout, cache)
+            x_BTD = x_BTD if outputs_BS is None else _at(outputs_BS)(x_BTD)
         return self.final_norm(x_BTD), cache
 
     def head(self, hidden: jax.Array) -> jax.Array:
@@ -161,67 +186,85 @@ class Bloom(nnx.Module):
         contract_width = (((hidden.ndim - 1,), (1,)), ((), ()))
         return jax.lax.dot_general(hidden, table_VD, contract_width, preferred_element_type=jnp.float32)
 
-    def _run_blocks(self, x_BTD: jax.Array, layout: TokenLayout) -> jax.Array:
-        graph, params_L = nnx.split(self.blocks)
+    def _run_unrolled(
+        self, x_BTD: jax.Array, layout: TokenLayout, cache: KVCache | None, outputs_BS: jax.Array | None
+    ) -> tuple[jax.Array, KVCache | None]:
+        _, params_L = nnx.split(self.blocks)
+        for index in range(self.config.num_layers):
+            params = jax.tree.map(operator.itemgetter(index), params_L)
+            select = None
+            if outputs_BS is not None and index == self.config.num_layers - 1:
+                select = _at(outputs_BS)
+                layout = layout._replace(
+                    query_segments_BT=select(layout.query_segments_BT),
+                    query_slots_BT=select(jnp.broadcast_to(layout.query_slots_BT, x_BTD.shape[:2])),
+                )
+            x_BTD, cache = self._layer(x_BTD, params, index, layout, cache, select)
+        return x_BTD, cache
+
+    def _run_scanned(
+        self, x_BTD: jax.Array, layout: TokenLayout, cache: KVCache | None
+    ) -> tuple[jax.Array, KVCache | None]:
+        _, params_L = nnx.split(self.blocks)
+        indices_L = jnp.arange(self.config.num_layers)
+        # The cache is a carry, updated in place: as scan input and output it would be copied at every step.
+        (x_BTD, cache), _ = jax.lax.scan(
+            lambda carry, layer: (self._layer(carry[0], layer[1], layer[0], layout, carry[1]), None),
+            (x_BTD, cache),
+            (indices_L, params_L),
+        )
+        return x_BTD, cache
+
+    def _layer(
+        self,
+        x_BTD: jax.Array,
+        params: nnx.State,
+        index: jax.Array | int,
+        layout: TokenLayout,
+        cache: KVCache | None,
+        select: Callable[[jax.Array], jax.Array] | None = None,
+    ) -> tuple[jax.Array, KVCache | None]:
+        graph, _ = nnx.split(self.blocks)
         slopes_N, backend = alibi_slopes(self.config.num_heads), self.config.attention
 
-        def attention(qkv_BTCNH: jax.Array) -> jax.Array:
-            query, key, value = (qkv_BTCNH[:, :, i] for i in range(3))
-            return attend(query, key, value, layout, slopes_N, backend)
+        def attention(query_BSNH: jax.Array, key_value_BTCNH: jax.Array) -> jax.Array:
+            nonlocal cache
+            key_BKNH, value_BKNH = key_value_BTCNH[:, :, 0], key_value_BTCNH[:, :, 1]
+            if cache is not None:
+                cache, key_BKNH, value_BKNH = _extend(cache, index, key_BKNH, value_BKNH)
+            return attend(query_BSNH, key_BKNH, value_BKNH, layout, slopes_N, backend)
 
-        def layer(x_BTD: jax.Array, params: nnx.State) -> jax.Array:
-            return nnx.merge(graph, params)(x_BTD, attention)
+        def block(x_BTD: jax.Array, params: nnx.State) -> jax.Array:
+            return nnx.merge(graph, params)(x_BTD, attention, select)
 
-        if self.config.remat != "none":
+        if self.config.remat != "none" and cache is None:
             save = jax.checkpoint_policies
             policy = save.dots_with_no_batch_dims_saveable if self.config.remat == "dots" else save.nothing_saveable
-            layer = jax.checkpoint(layer, policy=policy, prevent_cse=self._unrolled())
-        if self._unrolled():
-            for index in range(self.config.num_layers):
-                x_BTD = layer(x_BTD, jax.tree.map(lambda p: p[index], params_L))
-            return x_BTD
-        return jax.lax.scan(lambda x, params: (layer(x, params), None), x_BTD, params_L)[0]
-
-    def _run_blocks_with_cache(
-        self, x_BTD: jax.Array, layout: TokenLayout, cache: KVCache, start: jax.Array
-    ) -> tuple[jax.Array, KVCache]:
-        # Keys and values are loop carries, updated in place: as scan inputs and outputs they would be copied per step.
-        graph, params_L = nnx.split(self.blocks)
-        slopes_N, backend = alibi_slopes(self.config.num_heads), self.config.attention
-
-        def layer(
-            carry: tuple[jax.Array, jax.Array, jax.Array], index_and_params: tuple[jax.Array | int, nnx.State]
-        ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], None]:
-            x_BTD, keys_LBKNH, values_LBKNH = carry
-            index, params = index_and_params
-
-            def attention(qkv_BTCNH: jax.Array) -> jax.Array:
-                nonlocal keys_LBKNH, values_LBKNH
-                query, key, value = (qkv_BTCNH[:, :, i] for i in range(3))
-                place = (index, 0, start, 0, 0)
-                keys_LBKNH = jax.lax.dynamic_update_slice(keys_LBKNH, key[None], place)
-                values_LBKNH = jax.lax.dynamic_update_slice(values_LBKNH, value[None], place)
-                key_BKNH, value_BKNH = (
-                    jax.lax.dynamic_index_in_dim(x, index, keepdims=False) for x in (keys_LBKNH, values_LBKNH)
-                )
-                return attend(query, key_BKNH, value_BKNH, layout, slopes_N, backend)
-
-            x_BTD = nnx.merge(graph, params)(x_BTD, attention)
-            return (x_BTD, keys_LBKNH, values_LBKNH), None
-
-        carry = (x_BTD, cache.keys_LBKNH, cache.values_LBKNH)
-        if self._unrolled():
-            for index in range(self.config.num_layers):
-                carry, _ = layer(carry, (index, jax.tree.map(lambda p: p[index], params_L)))
-        else:
-            carry, _ = jax.lax.scan(layer, carry, (jnp.arange(self.config.num_layers), params_L))
-        x_BTD, keys_LBKNH, values_LBKNH = carry
-        return x_BTD, cache._replace(keys_LBKNH=keys_LBKNH, values_LBKNH=values_LBKNH)
+            block = jax.checkpoint(block, policy=policy, prevent_cse=self._unrolled())
+        return block(x_BTD, params), cache
 
     def _unrolled(self) -> bool:
         if self.config.layer_loop == "auto":
             return jax.default_backend() == "cpu" and self.config.num_layers <= 12
         return self.config.layer_loop == "unroll"
+
+
+def _at(outputs_BS: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    def select(x: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(x, outputs_BS.reshape(outputs_BS.shape + (1,) * (x.ndim - 2)), axis=1)
+
+    return select
+
+
+def _extend(
+    cache: KVCache, index: jax.Array | int, key_BTNH: jax.Array, value_BTNH: jax.Array
+) -> tuple[KVCache, jax.Array, jax.Array]:
+    # cache.length already counts the new tokens; their slots are the last T of it.
+    place = (index, 0, cache.length - key_BTNH.shape[1], 0, 0)
+    keys_LBKNH = jax.lax.dynamic_update_slice(cache.keys_LBKNH, key_BTNH[None], place)
+    values_LBKNH = jax.lax.dynamic_update_slice(cache.values_LBKNH, value_BTNH[None], place)
+    key_BKNH, value_BKNH = (jax.lax.dynamic_index_in_dim(x, index, keepdims=False) for x in (keys_LBKNH, values_LBKNH))
+    return cache._replace(keys_LBKNH=keys_LBKNH, values_LBKNH=values_LBKNH), key_BKNH, value_BKNH
 
 
 def _init_std(config: BloomConfig) -> float:

@@ -41,8 +41,9 @@ def answer_loss(model: Bloom, batch: SupervisedBatch, z_loss: float = 0.0) -> Lo
 
     z_loss adds z_loss * log(Z)^2 a token (PaLM, arXiv 2204.02311, section 5).
     """
-    hidden_BTD, _ = model(batch.tokens_BT, batch.positions_BT, batch.segment_ids_BT)
-    hidden_BSD = jnp.take_along_axis(hidden_BTD, batch.target_positions_BS[:, :, None], axis=1)
+    hidden_BSD, _ = model(
+        batch.tokens_BT, batch.positions_BT, batch.segment_ids_BT, outputs_BS=batch.target_positions_BS
+    )
     logits_BSV = model.head(hidden_BSD)
     log_z_BS = jax.nn.logsumexp(logits_BSV, axis=-1)
     target_logits_BS = jnp.take_along_axis(logits_BSV, batch.targets_BS[:, :, None], axis=-1)[..., 0]
