@@ -1,7 +1,7 @@
 """The value grammar: strings with {pool} and {builtin} parts, compiled once into functions that compose values.
 
-    pools    {"stem": ["{onset}{rime}"], "onset": ["Br", "T"], "rime": ["ando", "elix"]}
-    "{stem} Airways"   ->   "Brando Airways", "Telix Airways", ...
+With the pools stem = ["{onset}{rime}"], onset = ["Br", "T"], rime = ["ando", "elix"], the alternative
+"{stem} Airways" gives "Brando Airways", "Brelix Airways", "Tando Airways" and "Telix Airways".
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PART = re.compile(r"\{([^{}]*)\}")
 
 @dataclass(frozen=True)
 class Grammar:
-    """One compiled grammar: `compose(draw)` gives a value; `num_values` counts derivations (distinct values at most)."""
+    """A compiled grammar: `compose(draw)` gives a value; `num_values` counts derivations (distinct values at most)."""
 
     compose: Callable[[Draw], str]
     num_values: int
