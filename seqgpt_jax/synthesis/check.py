@@ -23,7 +23,7 @@ from seqgpt_jax.synthesis.inventory import (
     num_values,
     shared_values,
     task_templates,
-    template_sources,
+    template_forms,
 )
 from seqgpt_jax.synthesis.reader import CONTENT_DIR, Fault, read_family
 from seqgpt_jax.synthesis.rendering import compose_values, fill, is_readable
@@ -168,8 +168,9 @@ def overlaps(families: dict[str, FamilyContent]) -> Iterator[str]:
             one, two = families[first], families[second]
             pair = f"{first} and {second}"
             yield from (f"{pair} share the domain name '{n}'" for n in sorted(_domain_names(one) & _domain_names(two)))
-            templates = template_sources(one) & template_sources(two)
-            yield from (f"{pair} share the template '{template}'" for template in sorted(templates))
+            forms, theirs = template_forms(one), template_forms(two)
+            for form in sorted(forms.keys() & theirs.keys()):
+                yield f"{pair} share a template: '{forms[form]}', '{theirs[form]}'"
             sets, others = label_sets(one), label_sets(two)
             for labels in sorted(sets.keys() & others.keys(), key=sorted):
                 yield f"{pair} share a label set: {sets[labels]} and {others[labels]}: {', '.join(sorted(labels))}"

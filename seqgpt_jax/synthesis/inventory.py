@@ -36,9 +36,13 @@ def task_templates(content: FamilyContent) -> dict[str, set[str]]:
     }
 
 
-def template_sources(content: FamilyContent) -> set[str]:
-    """Every template string of the family: texts and questions."""
-    return {template.source for domain in content.domains for template in _templates(domain)}
+def template_forms(content: FamilyContent) -> dict[str, str]:
+    """Every template of the family, texts and questions: its form without slot names and brackets -> the template.
+
+    Two templates of one form differ in the names of their slots alone, so they count as one.
+    """
+    sources = (template.source for domain in content.domains for template in _templates(domain))
+    return {re.sub(r"\{[^}]*\}", "{}", source).replace("[", "").replace("]", ""): source for source in sources}
 
 
 def _templates(domain: Domain) -> Iterator[Template]:
