@@ -8,20 +8,21 @@ Exit code 0 when nothing is wrong, 2 otherwise.
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from seqgpt_jax.synthesis.content import ASPECT, FAMILIES, LANGUAGES, Domain, FamilyContent, Template
 from seqgpt_jax.synthesis.inventory import (
+    composed_values,
     known_label_share,
     label_names,
     label_sets,
     literal_words,
     num_values,
-    shared_values,
     task_templates,
     template_forms,
 )
@@ -29,6 +30,7 @@ from seqgpt_jax.synthesis.reader import CONTENT_DIR, Fault, read_family
 from seqgpt_jax.synthesis.rendering import compose_values, fill, is_readable
 
 _NUM_TRIES = 40  # renderings a template is tried with
+_NUM_SHOWN = 8  # examples in a message
 _LEAST_TEMPLATES = 40  # per task, language and family
 _LEAST_VALUES = 10_000  # per language
 _LEAST_KNOWN = 0.85  # share of held-out label names that the training families hold
@@ -160,22 +162,28 @@ def _short(what: str, count: int, least: int) -> Iterator[str]:
         yield f"{what}: {count}, needs {least}"
 
 
-def overlaps(families: dict[str, FamilyContent]) -> Iterator[str]:
-    """What two families share and may not: domain names, templates, label sets, values, pool entries without parts."""
-    names = list(families)
-    for place, first in enumerate(names):
-        for second in names[place + 1 :]:
-            one, two = families[first], families[second]
-            pair = f"{first} and {second}"
-            yield from (f"{pair} share the domain name '{n}'" for n in sorted(_domain_names(one) & _domain_names(two)))
-            forms, theirs = template_forms(one), template_forms(two)
-            for form in sorted(forms.keys() & theirs.keys()):
-                yield f"{pair} share a template: '{forms[form]}', '{theirs[form]}'"
-            sets, others = label_sets(one), label_sets(two)
-            for labels in sorted(sets.keys() & others.keys(), key=sorted):
-                yield f"{pair} share a label set: {sets[labels]} and {others[labels]}: {', '.join(sorted(labels))}"
-            for value, (where, there) in sorted(shared_values(one, two).items()):
-                yield f"{pair} share the value '{value}' ({where}; {there})"
+def overlaps(families: Mapping[str, FamilyContent]) -> Iterator[str]:
+    """What two families share and may not: domain names, templates, label sets, values."""
+    values = {name: composed_values(content) for name, content in families.items()}
+    for first, second in itertools.combinations(families, 2):
+        found = _shared(families[first], families[second], values[first], values[second])
+        yield from (f"{first} and {second} share {what}" for what in found)
+
+
+def _shared(
+    one: FamilyContent, two: FamilyContent, our_values: Mapping[str, str], their_values: Mapping[str, str]
+) -> Iterator[str]:
+    yield from (f"the domain name '{name}'" for name in sorted(_domain_names(one) & _domain_names(two)))
+    ours, theirs = template_forms(one), template_forms(two)
+    yield from (f"a template: '{ours[form]}', '{theirs[form]}'" for form in sorted(ours.keys() & theirs.keys()))
+    our_sets, their_sets = label_sets(one), label_sets(two)
+    for labels in sorted(our_sets.keys() & their_sets.keys(), key=sorted):
+        yield f"a label set: {our_sets[labels]} and {their_sets[labels]}: {', '.join(sorted(labels))}"
+    by_types: dict[str, list[str]] = {}
+    for value in sorted(our_values.keys() & their_values.keys()):
+        by_types.setdefault(f"{our_values[value]}; {their_values[value]}", []).append(value)
+    for types, found in by_types.items():
+        yield f"{len(found)} values ({types}): {', '.join(found[:_NUM_SHOWN])}"
 
 
 def _domain_names(content: FamilyContent) -> set[str]:
@@ -204,7 +212,7 @@ def _print_statistics(content: FamilyContent) -> None:
         print(f"types with fewer than 30 values ({len(low)}): {', '.join(low[:40])}")
 
 
-def _print_unknown_words(families: dict[str, FamilyContent], language: str, num_words: int) -> None:
+def _print_unknown_words(families: Mapping[str, FamilyContent], language: str, num_words: int) -> None:
     """Words of the held-out texts (not of values) that no training text or label holds: the model cannot know them."""
     known = literal_words([families["synthetic"], families["mini_real"]])
     held_out = literal_words([families["mini_held_out"]])

@@ -24,19 +24,10 @@ class Grammar:
     num_values: int
     alternatives: tuple[tuple[str | Grammar, ...], ...]  # empty for a builtin
 
-    def enumerate(self, limit: int) -> Iterator[str] | None:
-        """All values, when they are at most `limit` and no builtin takes part; else None."""
-        if self.num_values > limit or not self._is_closed():
-            return None
-        return self._enumerate()
-
-    def _is_closed(self) -> bool:
-        parts = [part for alternative in self.alternatives for part in alternative if isinstance(part, Grammar)]
-        return bool(self.alternatives) and all(part._is_closed() for part in parts)
-
-    def _enumerate(self) -> Iterator[str]:
+    def closed_values(self) -> Iterator[str]:
+        """Every value that is composed without a builtin, some of them more than once."""
         for alternative in self.alternatives:
-            choices = [[part] if isinstance(part, str) else list(part._enumerate()) for part in alternative]
+            choices = [[part] if isinstance(part, str) else list(part.closed_values()) for part in alternative]
             yield from ("".join(values) for values in itertools.product(*choices))
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from seqgpt_jax.synthesis.content import Domain, FamilyContent, Template
 from seqgpt_jax.synthesis.grammar import Grammar
 from seqgpt_jax.synthesis.wordings import NLI_WORDINGS, SENTIMENT_WORDINGS
 
-_ENUMERATE_LIMIT = 20_000  # values of a type that are listed in full; beyond, a sample is taken
-_NUM_SAMPLES = 1_000
+_NUM_SAMPLES = 300  # values of a type, beside those that are listed in full
 
 
 def task_templates(content: FamilyContent) -> dict[str, set[str]]:
@@ -77,39 +77,37 @@ def label_sets(content: FamilyContent) -> dict[frozenset[str], str]:
 
 def num_values(content: FamilyContent) -> int:
     """How many values the family's types can compose: derivations of each distinct grammar, counted once."""
-    grammars = {str(_shape(grammar)): grammar for domain in content.domains for grammar in domain.types.values()}
-    return sum(grammar.num_values for grammar in grammars.values())
+    return sum(grammar.num_values for grammar in _grammars(content).values())
 
 
-def _shape(grammar: Grammar) -> tuple[object, ...]:
-    return tuple(tuple(part if isinstance(part, str) else id(part) for part in parts) for parts in grammar.alternatives)
+def composed_values(content: FamilyContent) -> dict[str, str]:
+    """Values that the family composes -> a type that they have: all without a builtin, and a sample of the others.
 
-
-def values_of(grammar: Grammar) -> Iterable[str]:
-    """All values of a small grammar, else a seeded sample."""
-    listed = grammar.enumerate(_ENUMERATE_LIMIT)
-    if listed is not None:
-        return listed
+    Builtins need no full list: every value of theirs carries a number of the family's residue class.
+    """
     draw = random.Random(0).random
-    return [grammar.compose(draw) for _ in range(_NUM_SAMPLES)]
-
-
-def shared_values(one: FamilyContent, two: FamilyContent) -> dict[str, tuple[str, str]]:
-    """Values that both families compose, with the type in each; complete for small grammars, sampled for others."""
-    ours, theirs = _values(one), _values(two)
-    return {value: (ours[value], theirs[value]) for value in ours.keys() & theirs.keys()}
-
-
-def _values(content: FamilyContent) -> dict[str, str]:
     places: dict[str, str] = {}
-    for domain in content.domains:
-        for label, grammar in domain.types.items():
-            for value in values_of(grammar):
-                places.setdefault(value, f"{domain.slug}/{label}")
+    for label, grammar in _grammars(content).items():
+        for value in itertools.chain(grammar.closed_values(), (grammar.compose(draw) for _ in range(_NUM_SAMPLES))):
+            places.setdefault(value, label)
     return places
 
 
-def known_label_share(families: dict[str, FamilyContent]) -> tuple[float, dict[str, list[str]]]:
+def _grammars(content: FamilyContent) -> dict[str, Grammar]:
+    """The family's different value grammars, each under the first type that has it."""
+    grammars: dict[object, tuple[str, Grammar]] = {}
+    for domain in content.domains:
+        for label, grammar in domain.types.items():
+            grammars.setdefault(_shape(grammar), (f"{domain.slug}/{label}", grammar))
+    return dict(grammars.values())
+
+
+def _shape(grammar: Grammar) -> object:
+    """Equal for types with the same alternatives: pools are compiled once, so parts compare by identity."""
+    return tuple(tuple(part if isinstance(part, str) else id(part) for part in parts) for parts in grammar.alternatives)
+
+
+def known_label_share(families: Mapping[str, FamilyContent]) -> tuple[float, dict[str, list[str]]]:
     """The share of held-out label names that a training family holds as the same kind, and the others by kind."""
     held_out = _names_by_kind([families["mini_held_out"]])
     known = _names_by_kind([families["synthetic"], families["mini_real"]])
@@ -119,7 +117,7 @@ def known_label_share(families: dict[str, FamilyContent]) -> tuple[float, dict[s
     return (1 - missing / total if total else 0.0), {kind: names for kind, names in unknown.items() if names}
 
 
-def label_names(families: dict[str, FamilyContent]) -> dict[str, int]:
+def label_names(families: Mapping[str, FamilyContent]) -> dict[str, int]:
     """Held-out label names ("kind: name") and in how many training domains each occurs as the same kind."""
     held_out = _names_by_kind([families["mini_held_out"]])
     known = _names_by_kind([families["synthetic"], families["mini_real"]])
