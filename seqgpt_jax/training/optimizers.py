@@ -1,0 +1,140 @@
+"""Optimisers from optax: AdamW, or Muon for the matrices with AdamW for the rest, and their learning rates.
+
+Which parameter is a matrix follows from its logical axis names, not from its rank: blocks are stacked [layers, ...],
+q, k and v share one kernel, and heads have an axis of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax.contrib import MuonDimensionNumbers, muon
+
+from seqgpt_jax.errors import UserError
+from seqgpt_jax.training.partitioning import ModelSkeleton, Params
+
+_STACKED_AXES = ("layers", "qkv", "kv")  # several matrices side by side, each orthogonalised on its own
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Learning rates, their course, and the optimiser's constants. Raises UserError for values out of range."""
+
+    name: Literal["muon", "adamw"] = "muon"
+    learning_rate: float = 0.02  # peak; of the matrices for muon, of everything for adamw
+    adam_learning_rate: float = 3e-3  # peak; muon only: of embedding, norms and biases
+    warmup_steps: int = 20  # rises linearly from 0
+    decay: Literal["linear", "cosine", "constant"] = "linear"  # after the warm-up, until the last step
+    final_fraction: float = 0.05  # of the peak, at the last step (linear, cosine)
+    weight_decay: float = 0.0  # of the matrices alone, times the learning rate
+    clip_norm: float = 1.0  # global gradient norm above which gradients are scaled down; 0 is off
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    momentum: float = 0.95  # muon only
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("name", ("muon", "adamw")), ("decay", ("linear", "cosine", "constant"))):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"optimizer.{name} is {getattr(self, name)!r} (choose {', '.join(allowed)})")
+        for name in ("learning_rate", "adam_learning_rate", "epsilon"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"optimizer.{name} is {getattr(self, name)} (it must be above 0)")
+        for name in ("warmup_steps", "weight_decay", "clip_norm", "final_fraction"):
+            if getattr(self, name) < 0:
+                raise UserError(f"optimizer.{name} is {getattr(self, name)} (it must not be negative)")
+
+
+def schedule_fraction(config: OptimizerConfig, num_steps: int) -> Callable[[Any], jax.Array]:
+    """Learning rate of step 0, 1, ... num_steps-1 as a fraction of the peak.
+
+    warmup_steps=2, linear, final_fraction=0, 6 steps: 1/2, 1, 3/4, 1/2, 1/4, 0. A warm-up longer than the stage is
+    cut to it.
+    """
+    warmup = min(config.warmup_steps, num_steps)
+    tail = max(1, num_steps - warmup)
+
+    def fraction(step: Any) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        done = jnp.clip((step - warmup + 1) / tail, 0.0, 1.0)
+        if config.decay == "cosine":
+            remaining = 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+        else:
+            remaining = 1.0 - done
+        after = 1.0 if config.decay == "constant" else config.final_fraction + (1 - config.final_fraction) * remaining
+        return jnp.where(step < warmup, (step + 1) / max(1, warmup), after)
+
+    return fraction
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """An optax transformation, and the learning rate that is shown: of the matrices for muon."""
+
+    transform: optax.GradientTransformation
+    learning_rate: Callable[[Any], jax.Array]
+
+
+def make_optimizer(config: OptimizerConfig, num_steps: int, skeleton: ModelSkeleton) -> Optimizer:
+    """The optimiser of a stage of num_steps steps for this model."""
+    fraction = schedule_fraction(config, num_steps)
+
+    def learning_rate(step: Any) -> jax.Array:
+        return config.learning_rate * fraction(step)
+
+    matrices = matrix_dimensions(skeleton)
+    if config.name == "muon":
+        transform = muon(
+            learning_rate,
+            beta=config.momentum,
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+            adam_b1=config.beta1,
+            adam_b2=config.beta2,
+            adam_learning_rate=lambda step: config.adam_learning_rate * fraction(step),
+            muon_weight_dimension_numbers=matrices,
+        )
+    else:
+        is_matrix = jax.tree.map(lambda numbers: numbers is not None, matrices, is_leaf=_is_dimension_numbers)
+        transform = optax.adamw(
+            learning_rate,
+            b1=config.beta1,
+            b2=config.beta2,
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+            mask=is_matrix,
+        )
+    if config.clip_norm:
+        transform = optax.chain(optax.clip_by_global_norm(config.clip_norm), transform)
+    return Optimizer(transform, learning_rate)
+
+
+def matrix_dimensions(skeleton: ModelSkeleton) -> Params:
+    """For each parameter its reduction and output axes if it is a matrix of the blocks, else None.
+
+    kv ("layers", "embed", "kv", "heads", "head_dim") -> in 1, out (3, 4): 2 matrices of width x width a layer.
+    out ("layers", "heads", "head_dim", "embed") -> in (1, 2), out 3. The embedding, norms and biases -> None.
+    """
+    return jax.tree.map(_dimension_numbers, skeleton.axes, is_leaf=lambda axes: isinstance(axes, tuple))
+
+
+def _dimension_numbers(axes: tuple[str, ...]) -> MuonDimensionNumbers | None:
+    if "vocab" in axes or "embed" not in axes:
+        return None
+    own = [place for place, name in enumerate(axes) if name not in _STACKED_AXES]
+    embed = axes.index("embed")
+    others = tuple(place for place in own if place != embed)
+    if not others:
+        return None
+    into, out = ((embed,), others) if embed < min(others) else (others, (embed,))
+    assert embed < min(others) or embed > max(others), axes
+    return MuonDimensionNumbers(reduction_axis=into, output_axis=out)
+
+
+def _is_dimension_numbers(value: Any) -> bool:
+    return value is None or isinstance(value, MuonDimensionNumbers)

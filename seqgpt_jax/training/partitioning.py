@@ -1,0 +1,168 @@
+"""Where every array lies: the mesh (data, fsdp, tensor), one table from logical axis names to it, and shardings.
+
+A model names the axes of its parameters (models/layers.py) and knows nothing of devices. Parameters are handled here
+and in the whole training package as a pure nested dict of arrays; a `ModelSkeleton` turns one back into a module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from seqgpt_jax.errors import UserError
+
+Params = dict[str, Any]
+"""Nested dict of arrays, shaped like the module: params["blocks"]["up"]["kernel"]."""
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+RULES: Mapping[str, str | None] = {
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "mlp": "tensor",
+    "head_dim": None,
+    "qkv": None,
+    "kv": None,
+    "norm": None,
+    "layers": None,
+}
+
+LARGE_PARAMETER = 2**18  # elements from which a parameter must be split over every fsdp and tensor axis above 1
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: list[Any] | None = None) -> Mesh:
+    """A mesh over all devices; one axis may be -1, which takes what the others leave.
+
+    Raises UserError when the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [data, fsdp, tensor]
+    known = int(np.prod([size for size in sizes if size != -1]))
+    wrong = sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes)
+    if not wrong and -1 in sizes:
+        wrong = len(devices) % known != 0
+        sizes[sizes.index(-1)] = len(devices) // known
+    if wrong or int(np.prod(sizes)) != len(devices):
+        raise UserError(
+            f"mesh data={data} fsdp={fsdp} tensor={tensor} does not fit {len(devices)} devices "
+            "(the three must multiply to that number; one of them may be -1)"
+        )
+    return Mesh(np.asarray(devices).reshape(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+@dataclass(frozen=True)
+class ModelSkeleton:
+    """A model without its numbers: what it takes to rebuild the module, to place it, and to sort its parameters."""
+
+    graph: Any  # nnx.GraphDef
+    shapes: Params  # jax.ShapeDtypeStruct
+    axes: Params  # tuple of logical names
+
+    def merge(self, params: Params) -> Any:
+        """The module around these parameters; call it inside the jitted function."""
+        return nnx.merge(self.graph, params)
+
+    def num_parameters(self) -> int:
+        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.shapes))
+
+
+def make_skeleton(make_model: Callable[[], nnx.Module]) -> ModelSkeleton:
+    """The skeleton of a model, which is only traced: nothing is allocated."""
+    graph, variables, rest = nnx.split(nnx.eval_shape(make_model), nnx.Param, ...)
+    assert not jax.tree.leaves(rest), "a model's state must be parameters alone"
+    axes = nnx.to_pure_dict(variables, extract_fn=lambda variable: variable.get_metadata("out_sharding"))
+    return ModelSkeleton(graph, nnx.to_pure_dict(variables), axes)
+
+
+def params_of(model: nnx.Module) -> Params:
+    """The parameters of a module as a pure dict (the same arrays, not copies)."""
+    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+
+def partition_spec(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """Mesh axes of a parameter by RULES. A dimension that the mesh axis does not divide stays whole.
+
+    ("layers", "embed", "mlp") of shape (4, 192, 768) on fsdp=2, tensor=4 -> (None, "fsdp", "tensor").
+    """
+    assert len(axes) == len(shape), (axes, shape)
+    spec: list[str | None] = []
+    for name, size in zip(axes, shape, strict=True):
+        mesh_axis = RULES[name]
+        usable = mesh_axis is not None and mesh_axis not in spec and size % mesh.shape[mesh_axis] == 0
+        spec.append(mesh_axis if usable else None)
+    return PartitionSpec(*spec)
+
+
+def param_shardings(skeleton: ModelSkeleton, mesh: Mesh, large: int = LARGE_PARAMETER) -> Params:
+    """A NamedSharding for each parameter.
+
+    Raises UserError when a parameter of `large` elements or more would lie whole on every device of an fsdp or
+    tensor axis above 1: memory that the mesh was meant to save.
+    """
+
+    def sharding(path: Any, shape: jax.ShapeDtypeStruct, axes: tuple[str, ...]) -> NamedSharding:
+        spec = partition_spec(axes, shape.shape, mesh)
+        whole = [axis for axis in ("fsdp", "tensor") if mesh.shape[axis] > 1 and axis not in spec]
+        if whole and int(np.prod(shape.shape)) >= large:
+            name, sizes = (
+                jax.tree_util.keystr(path, simple=True, separator="/"),
+                dict(zip(axes, shape.shape, strict=True)),
+            )
+            raise UserError(
+                f"parameter {name} {sizes} "
+                f"would stay whole over mesh axis {whole[0]}={mesh.shape[whole[0]]}, which does not divide it "
+                f"(choose another size for mesh.{whole[0]})"
+            )
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(sharding, skeleton.shapes, skeleton.axes)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows are split over data and fsdp together; it stands for every array of a Batch."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def check_rows(num_rows: int, mesh: Mesh, num_microbatches: int = 1) -> None:
+    """Raises UserError unless the rows of a step divide by data * fsdp, in each microbatch."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"] * num_microbatches
+    if num_rows % parts:
+        raise UserError(
+            f"{num_rows} rows a step do not divide by {parts}, which is mesh data x fsdp x microbatches "
+            "(change data.rows_per_step or the mesh)"
+        )
+
+
+def like_params(tree: Any, params: Params, values: Params, default: Any) -> Any:
+    """For a tree that holds copies of the parameter dict (an optimiser state): each leaf's value of its parameter.
+
+    A leaf belongs to the parameter whose path its own path ends with, if the shapes agree too; all others, such as
+    step counts, get `default`.
+    """
+
+    def names(path: Any) -> tuple[str, ...]:
+        return tuple(str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey))
+
+    shapes = {names(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    flat_values = {
+        names(path): value
+        for path, value in jax.tree_util.tree_leaves_with_path(values, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    }
+
+    def value(path: Any, leaf: Any) -> Any:
+        full = names(path)  # an optimiser of parts has their names in front: muon/blocks/up/kernel
+        own = next((full[i:] for i in range(len(full)) if shapes.get(full[i:]) == leaf.shape), None)
+        return default if own is None else flat_values[own]
+
+    return jax.tree_util.tree_map_with_path(value, tree)

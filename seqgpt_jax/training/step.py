@@ -1,0 +1,149 @@
+"""One optimisation step: gradient of the answer loss over the whole global step, update, metrics.
+
+The loss is the sum over the step's supervised tokens divided by their global count, which is known before the
+gradient is taken. So microbatches, packing and the number of devices do not change the gradient.
+
+Shapes: B rows of the whole step, M microbatches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+
+from seqgpt_jax.data.loader import Batch
+from seqgpt_jax.models.loss import LossSums, answer_loss
+from seqgpt_jax.training.optimizers import Optimizer
+from seqgpt_jax.training.partitioning import (
+    ModelSkeleton,
+    Params,
+    batch_sharding,
+    like_params,
+    param_shardings,
+    params_of,
+    replicated,
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """All that a step changes. `step` counts steps of this stage, skipped ones too."""
+
+    step: Any  # int32 scalar
+    params: Params
+    opt_state: Any
+
+
+class StepMetrics(NamedTuple):
+    """Scalars on the device; read them a step later. Loss is in nats a supervised token."""
+
+    loss: jax.Array
+    accuracy: jax.Array  # share of supervised tokens that are the argmax
+    grad_norm: jax.Array  # before clipping
+    learning_rate: jax.Array
+    num_tokens: jax.Array  # without padding
+    num_targets: jax.Array
+    finite: jax.Array  # False: loss or gradient was not a number, and the update was left out
+
+
+def state_shardings(skeleton: ModelSkeleton, optimizer: Optimizer, mesh: Mesh) -> TrainState:
+    """A sharding for each array of the state; the optimiser's moments lie where their parameters do."""
+    params = param_shardings(skeleton, mesh)
+    opt_state = jax.eval_shape(optimizer.transform.init, skeleton.shapes)
+    return TrainState(replicated(mesh), params, like_params(opt_state, skeleton.shapes, params, replicated(mesh)))
+
+
+def abstract_state(skeleton: ModelSkeleton, optimizer: Optimizer, shardings: TrainState) -> TrainState:
+    """Shapes, dtypes and shardings of the state, to restore a checkpoint into."""
+    state = TrainState(
+        jax.ShapeDtypeStruct((), jnp.int32), skeleton.shapes, jax.eval_shape(optimizer.transform.init, skeleton.shapes)
+    )
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, shardings
+    )
+
+
+def init_params(make_model: Callable[[], Any], skeleton: ModelSkeleton, mesh: Mesh) -> Params:
+    """Random initial parameters, each made where it will lie. The same numbers on every mesh."""
+    shardings = param_shardings(skeleton, mesh)
+    return jax.jit(lambda: params_of(make_model()), out_shardings=shardings)()
+
+
+def init_state(params: Params, optimizer: Optimizer, shardings: TrainState) -> TrainState:
+    """Step 0 with these parameters, which it takes over (they may be NumPy arrays or lie elsewhere)."""
+    params = jax.device_put(params, shardings.params)
+    opt_state = jax.jit(optimizer.transform.init, out_shardings=shardings.opt_state)(params)
+    return TrainState(jax.device_put(jnp.zeros((), jnp.int32), shardings.step), params, opt_state)
+
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+
+
+def make_train_step(
+    skeleton: ModelSkeleton,
+    optimizer: Optimizer,
+    mesh: Mesh,
+    shardings: TrainState,
+    num_microbatches: int = 1,
+    loss_sums: Callable[[Any, Batch], LossSums] = answer_loss,
+) -> Any:
+    """The jitted step (state, batch) -> (state, metrics); the state given is consumed (its buffers are reused)."""
+    rows = batch_sharding(mesh)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        num_targets = jnp.maximum(batch.target_mask_BS.sum(dtype=jnp.float32), 1.0)
+
+        def part_loss(params: Params, part: Batch) -> tuple[jax.Array, LossSums]:
+            sums = loss_sums(skeleton.merge(params), part)
+            return sums.loss_sum / num_targets, sums
+
+        gradient = jax.grad(part_loss, has_aux=True)
+        if num_microbatches == 1:
+            grads, sums = gradient(state.params, batch)
+        else:
+            parts = jax.tree.map(lambda rows_B: _microbatches(rows_B, num_microbatches, rows), batch)
+
+            def add_part(total: Any, part: Batch) -> tuple[Any, None]:
+                return jax.tree.map(jnp.add, total, gradient(state.params, part)), None
+
+            zero = jnp.zeros((), jnp.float32)
+            start = (jax.tree.map(jnp.zeros_like, state.params), LossSums(zero, zero, zero))
+            (grads, sums), _ = jax.lax.scan(add_part, start, parts)
+        loss, grad_norm = sums.loss_sum / num_targets, optax.global_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        updates, opt_state = optimizer.transform.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
+        )
+        metrics = StepMetrics(
+            loss=loss,
+            accuracy=sums.num_correct / num_targets,
+            grad_norm=grad_norm,
+            learning_rate=optimizer.learning_rate(state.step),
+            num_tokens=(batch.segment_ids_BT > 0).sum(),
+            num_targets=batch.target_mask_BS.sum(),
+            finite=finite,
+        )
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        in_shardings=(shardings, rows),
+        out_shardings=(shardings, replicated(mesh)),
+    )
+
+
+def _microbatches(rows_B: jax.Array, num: int, sharding: NamedSharding) -> jax.Array:
+    """[B, ...] -> [M, B/M, ...]; microbatch m has the rows m, m+M, ..., so that every device has a part of each."""
+    split = rows_B.reshape(rows_B.shape[0] // num, num, *rows_B.shape[1:]).swapaxes(0, 1)
+    inner = NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(None, *sharding.spec))
+    return jax.lax.with_sharding_constraint(split, inner)

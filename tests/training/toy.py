@@ -1,0 +1,81 @@
+"""A tiny task in memory for the tests of this package: fake caches, a model, and all that a step needs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from flax import nnx
+
+from seqgpt_jax.data.loader import Batch, make_batch
+from seqgpt_jax.data.plan import TaskSize
+from seqgpt_jax.models.bloom import Bloom, BloomConfig
+from seqgpt_jax.training.optimizers import OptimizerConfig, make_optimizer
+from seqgpt_jax.training.partitioning import make_mesh, make_skeleton, params_of
+from seqgpt_jax.training.step import init_params, init_state, make_train_step, state_shardings
+
+CONFIG = BloomConfig(vocab_size=64, num_layers=2, width=32, num_heads=4)
+
+
+@dataclasses.dataclass(frozen=True)
+class ToyExample:
+    ids: np.ndarray
+    num_prompt: int
+
+
+class ToySource:
+    """`size` examples of 6 to 20 tokens whose answer repeats the prompt's first tokens: something to learn."""
+
+    def __init__(self, name: str, size: int = 50, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.name, self.stats = name, {}
+        self.examples = []
+        for _ in range(size):
+            prompt = rng.integers(5, CONFIG.vocab_size, int(rng.integers(4, 14)))
+            answer = np.append(prompt[: int(rng.integers(1, 5))], 2)
+            self.examples.append(ToyExample(np.concatenate([prompt, answer]).astype(np.int32), len(prompt)))
+        self.lengths = np.array([(len(e.ids), len(e.ids) - e.num_prompt) for e in self.examples], np.int32)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> ToyExample:
+        return self.examples[index]
+
+    def size(self, rate: float = 1.0) -> TaskSize:
+        return TaskSize(self.name, self.lengths, rate)
+
+
+def make_model(config: BloomConfig = CONFIG, seed: int = 0) -> Bloom:
+    return Bloom(config, rngs=nnx.Rngs(seed))
+
+
+SKELETON = make_skeleton(make_model)
+TOY_ADAMW = OptimizerConfig(name="adamw", learning_rate=1e-2, warmup_steps=2)
+TOY_MUON = OptimizerConfig(name="muon", learning_rate=0.02, adam_learning_rate=3e-3, warmup_steps=2, weight_decay=0.1)
+
+
+def packed_batch(num_rows: int = 8, row_tokens: int = 40, row_supervised: int = 12) -> Batch:
+    """Two documents a row."""
+    rows = [((0, 2 * row), (0, 2 * row + 1)) for row in range(num_rows)]
+    return make_batch(rows, [ToySource("toy")], row_tokens, row_supervised)
+
+
+def unpacked_batch(num_rows: int = 8, row_tokens: int = 40, row_supervised: int = 12) -> Batch:
+    """The documents of `packed_batch(num_rows)`, one a row."""
+    rows = [((0, index),) for index in range(2 * num_rows)]
+    return make_batch(rows, [ToySource("toy")], row_tokens, row_supervised)
+
+
+def start(optimizer_config: OptimizerConfig, mesh=None, num_microbatches: int = 1, **step_options):
+    """State, step function and shardings of the toy model on a mesh (default: one device)."""
+    import jax
+
+    mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
+    optimizer = make_optimizer(optimizer_config, 20, SKELETON)
+    shardings = state_shardings(SKELETON, optimizer, mesh)
+    state = init_state(init_params(make_model, SKELETON, mesh), optimizer, shardings)
+    step = make_train_step(SKELETON, optimizer, mesh, shardings, num_microbatches, **step_options)
+    return state, step, shardings
+
+
