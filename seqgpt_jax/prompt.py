@@ -188,7 +188,7 @@ def _read_spans(answer_text: str, asked: Sequence[str]) -> tuple[dict[str, list[
     else:
         bodies = _find_labels(lines, asked, problems)
 
-    if rest and bodies and lines[-1] != bodies[-1][1] and NONE.startswith(bodies[-1][1].strip()):
+    if rest and bodies and rest != bodies[-1][1] and rest.endswith(bodies[-1][1]) and NONE.startswith(bodies[-1][1].strip()):
         bodies[-1] = (bodies[-1][0], NONE)  # cut off after "label: No"
     spans: dict[str, list[str]] = {}
     for label, body in bodies:
