@@ -45,19 +45,24 @@ def families() -> tuple[str, ...]:
     return FAMILIES
 
 
-def generated_dataset_metas(family: str) -> list[DatasetMeta]:
-    """The family's datasets, English first, tasks in the order of records.TASKS; UserError if the family is unknown."""
-    return [dataset.meta for dataset in _datasets(family).values()]
+def generated_dataset_metas(family: str, root: Path = CONTENT_DIR) -> list[DatasetMeta]:
+    """The family's datasets, English first, tasks in the order of records.TASKS; UserError if the family is unknown.
+
+    `root` (here and below) is the content folder: another one makes data of domains of your own.
+    """
+    return [dataset.meta for dataset in _datasets(family, root).values()]
 
 
-def dataset_names(family: str) -> tuple[str, ...]:
+def dataset_names(family: str, root: Path = CONTENT_DIR) -> tuple[str, ...]:
     """The names of the family's datasets; UserError if the family is unknown."""
-    return tuple(_datasets(family))
+    return tuple(_datasets(family, root))
 
 
-def generate(dataset_name: str, split: str, seed: int = 0, start: int = 0) -> Iterator[Record]:
+def generate(
+    dataset_name: str, split: str, seed: int = 0, start: int = 0, root: Path = CONTENT_DIR
+) -> Iterator[Record]:
     """Records start, start + 1, ... of a generated dataset, without end; UserError for an unknown dataset or split."""
-    dataset = _find(dataset_name)
+    dataset = _find(dataset_name, root)
     if split not in SPLITS:
         raise UserError(f"unknown split '{split}' of {dataset_name} (one of {', '.join(SPLITS)})")
     return _records(dataset, split, seed, start)
@@ -106,14 +111,14 @@ def mixture_datasets(name: str) -> tuple[str, ...]:
 @functools.lru_cache
 def _mixture_parts(family: str) -> dict[str, tuple[str, ...]]:
     parts: dict[str, list[str]] = {}
-    for name, dataset in _datasets(family).items():
+    for name, dataset in _datasets(family, CONTENT_DIR).items():
         language, task = dataset.meta.language, _slug(dataset.meta.task)
         for mixture in (family, f"{family}_{language}", f"{family}_{task}", f"{family}_{language}_{task}"):
             parts.setdefault(mixture, []).append(name)
     return {mixture: tuple(names) for mixture, names in parts.items()}
 
 
-def record_meta(meta: DatasetMeta, record: Record) -> DatasetMeta:
+def record_meta(meta: DatasetMeta, record: Record, root: Path = CONTENT_DIR) -> DatasetMeta:
     """The description that fits one generated record: for RE and EE that of its domain, for other tasks `meta` itself.
 
     A training dataset mixes domains, and RE and EE records carry no label set of their own: asked with the union of all
@@ -121,31 +126,32 @@ def record_meta(meta: DatasetMeta, record: Record) -> DatasetMeta:
     """
     if meta.task not in ("RE", "EE") or meta.name.startswith(HELD_OUT):
         return meta
-    slug = record.id.split("-")[2]
-    return _domain_meta(meta.name, slug)
+    return _domain_meta(meta.name, record.id.split("-")[2], root)
 
 
 @functools.cache
-def _domain_meta(name: str, slug: str) -> DatasetMeta:
-    dataset = _find(name)
+def _domain_meta(name: str, slug: str, root: Path) -> DatasetMeta:
+    dataset = _find(name, root)
     domains = [domain for domain in dataset.domains if domain.slug == slug]
     return _meta(name, dataset.meta.task, dataset.meta.language, domains, _family_of(name))
 
 
-def fingerprint() -> str:
+def fingerprint(root: Path = CONTENT_DIR) -> str:
     """A hash of the content and of the code that reads it: it changes whenever the generated records may change."""
     digest = hashlib.sha256()
-    for path in [*content_files(), *sorted(Path(__file__).parent.glob("*.py"))]:
-        digest.update(path.relative_to(Path(__file__).parent).as_posix().encode() + b"\0")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    code = Path(__file__).parent
+    for folder, paths in ((root, content_files(root)), (code, sorted(code.glob("*.py")))):
+        for path in paths:
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:32]
 
 
-def _find(name: str) -> _Dataset:
+def _find(name: str, root: Path) -> _Dataset:
     for family in FAMILIES:
-        if name.startswith(family + "_") and name in _datasets(family):
-            return _datasets(family)[name]
-    known = [known for family in FAMILIES for known in _datasets(family)]
+        if name.startswith(family + "_") and name in _datasets(family, root):
+            return _datasets(family, root)[name]
+    known = [known for family in FAMILIES for known in _datasets(family, root)]
     close = difflib.get_close_matches(name, known, n=3) or known[:3]
     raise UserError(f"no generated dataset '{name}' (did you mean {', '.join(close)}?)")
 
@@ -155,7 +161,7 @@ def _family_of(name: str) -> str:
 
 
 @functools.lru_cache
-def _datasets(family: str, root: Path = CONTENT_DIR) -> dict[str, _Dataset]:
+def _datasets(family: str, root: Path) -> dict[str, _Dataset]:
     if family not in FAMILIES:
         raise UserError(f"unknown family '{family}' of generated data (one of {', '.join(FAMILIES)})")
     datasets: dict[str, _Dataset] = {}

@@ -66,12 +66,12 @@ def _table(values: Sequence[str]) -> Builtin:
 
 
 def _year(language: str, residue: int) -> Builtin:
-    """Mostly of our days, some back to 1200 so that the class is wide enough."""
+    """Mostly of our days, some back to 1100 so that the class is wide enough."""
 
     def compose(draw: Draw) -> str:
-        return str(_pick(draw, 1900, 2099, residue) if draw() < 0.7 else _pick(draw, 1200, 1899, residue))
+        return str(_pick(draw, 1900, 2099, residue) if draw() < 0.7 else _pick(draw, 1100, 1899, residue))
 
-    return Builtin(compose, count_in_class(1200, 2099, residue))
+    return Builtin(compose, count_in_class(1100, 2099, residue))
 
 
 def _days(residue: int) -> list[tuple[int, int]]:
