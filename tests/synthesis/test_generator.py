@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import collections
 import itertools
+import os
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,6 +87,28 @@ def test_a_record_is_a_function_of_dataset_split_seed_and_index(tiny_content: Pa
     texts = {record.text for record in whole}
     for settings in ({"split": "test"}, {"split": "validation"}, {"seed": 1}, {"dataset_name": "synthetic_en_et"}):
         assert len(texts & {record.text for record in take(60, **settings)}) <= 2
+
+
+def test_the_hash_seed_of_a_process_plays_no_part(tiny_content: Path) -> None:
+    code = (
+        "import hashlib, itertools, pathlib, sys; from seqgpt_jax.synthesis import dataset_names, generate\n"
+        "root = pathlib.Path(sys.argv[1]); digest = hashlib.sha256()\n"
+        "for name in dataset_names('synthetic', root):\n"
+        "    records = itertools.islice(generate(name, 'train', root=root), 40)\n"
+        "    digest.update(repr(list(records)).encode())\n"
+        "print(digest.hexdigest())"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(tiny_content)],
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1 and len(digests.pop().strip()) == 64
 
 
 def test_every_record_is_valid_and_fits_its_dataset(records: dict[str, list[Record]], tiny_content: Path) -> None:

@@ -1,0 +1,58 @@
+"""How fast the built-in generator writes records, on one core.
+
+    python benchmarks/generator_speed.py [--json FILE] [--quick]
+
+Prints records per second of each family and of all three, and one JSON object on the last line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from seqgpt_jax.synthesis import families, generate_mixture
+
+NUM_RECORDS, NUM_QUICK = 60_000, 6_000  # of each family
+
+
+def measure(family: str, num_records: int) -> float:
+    """Seconds that the records take, without reading the content (which is done once a process)."""
+    for _ in generate_mixture(family, 500, seed=1):
+        pass
+    start = time.perf_counter()
+    for _ in generate_mixture(family, num_records):
+        pass
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", type=Path, help="also write the JSON object to this file")
+    parser.add_argument("--quick", action="store_true", help=f"{NUM_QUICK:,} records a family, not {NUM_RECORDS:,}")
+    options = parser.parse_args()
+    num_records = NUM_QUICK if options.quick else NUM_RECORDS
+    seconds = {family: measure(family, num_records) for family in families()}
+    figures = {f"{family}_records_per_s": round(num_records / took) for family, took in seconds.items()}
+    figures["records_per_s"] = round(num_records * len(seconds) / sum(seconds.values()))
+    for name, figure in figures.items():
+        print(f"{name:32} {figure:>8,}")
+    result = {
+        "ratios": {},
+        "figures": figures,
+        "settings": {"records_per_family": num_records, "cores": 1},
+        "device": f"{platform.machine()} {platform.system()}, Python {platform.python_version()}",
+        "command": shlex.join(["python", *sys.argv]),
+    }
+    line = json.dumps(result)
+    if options.json:
+        options.json.write_text(line + "\n", encoding="utf-8")
+    print(line)
+
+
+if __name__ == "__main__":
+    main()
