@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-import zipfile
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -127,8 +126,8 @@ class BatchPlan:
     Raises UserError when a task has no example, or one that fits no row.
     """
 
-    def __init__(self, tasks: Sequence[TaskSize], config: PlanConfig, counts_file: Path | None = None) -> None:
-        """counts_file keeps the windows' row counts between runs; a file of another plan is written anew."""
+    def __init__(self, tasks: Sequence[TaskSize], config: PlanConfig, counts_folder: Path | None = None) -> None:
+        """counts_folder keeps the windows' row counts between runs, in a file named by `key()`."""
         if not tasks:
             raise UserError("batch plan: the mixture has no task (name at least one dataset)")
         self.tasks, self.config = tuple(tasks), config
@@ -139,10 +138,10 @@ class BatchPlan:
         self._orders: dict[int, dict[int, np.ndarray]] = {}  # task -> epoch -> permutation
         self._windows: dict[int, list[Row]] = {}  # the few windows last used
         self._ends: list[int] = []  # rows in windows 0 .. w
-        self._counts_file, self._num_saved = counts_file, 0
-        if counts_file is not None:
-            self._ends = _read_ends(counts_file, self.key())
-            self._num_saved = len(self._ends)
+        self._counts_file = counts_folder / f"{self.key()}.npy" if counts_folder else None
+        if self._counts_file is not None:
+            self._ends = _read_ends(self._counts_file)
+        self._num_saved = len(self._ends)
 
     def key(self) -> str:
         """Hash of all that the rows depend on."""
@@ -191,7 +190,7 @@ class BatchPlan:
         return tokens / (len(rows) * self.config.row_tokens)
 
     def save_counts(self) -> None:
-        """Writes the row counts known so far to counts_file, if there is one."""
+        """Writes the row counts known so far to counts_folder, if there is one."""
         with self._lock:
             self._save_counts(force=True)
 
@@ -202,7 +201,7 @@ class BatchPlan:
         self._counts_file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._counts_file.with_name(f"{self._counts_file.name}.{os.getpid()}.tmp")
         with temporary.open("wb") as file:
-            np.savez(file, key=self.key(), ends=np.array(self._ends, np.int64))
+            np.save(file, np.array(self._ends, np.int64))
         temporary.replace(self._counts_file)
         self._num_saved = len(self._ends)
 
@@ -283,10 +282,9 @@ def _check_task(task: TaskSize, config: PlanConfig) -> None:
     assert lengths[:, 1].min() >= 0, task.name
 
 
-def _read_ends(counts_file: Path, key: str) -> list[int]:
-    """Stored prefix sums; nothing when there is no file, it is of another plan, or it cannot be read."""
+def _read_ends(counts_file: Path) -> list[int]:
+    """Stored prefix sums; nothing when there is no file or it cannot be read."""
     try:
-        with np.load(counts_file) as stored:
-            return stored["ends"].tolist() if str(stored["key"]) == key else []
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return np.load(counts_file).tolist()
+    except (OSError, ValueError, EOFError):
         return []

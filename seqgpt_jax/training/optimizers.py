@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
+from seqgpt_jax.checked import Checked
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.training.partitioning import ModelSkeleton, Params
 
@@ -22,9 +23,10 @@ _STACKED_AXES = ("layers", "qkv", "kv")  # several matrices side by side, each o
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
-    """Learning rates, their course, and the optimiser's constants. Raises UserError for values out of range."""
+class OptimizerConfig(Checked):
+    """[optimizer] Learning rates, their course, and the optimiser's constants."""
 
+    section = "optimizer"
     name: Literal["muon", "adamw"] = "muon"
     learning_rate: float = 0.02  # peak; of the matrices for muon, of everything for adamw
     adam_learning_rate: float = 3e-3  # peak; muon only: of embedding, norms and biases
@@ -38,16 +40,11 @@ class OptimizerConfig:
     epsilon: float = 1e-8
     momentum: float = 0.95  # muon only
 
-    def __post_init__(self) -> None:
-        for name, allowed in (("name", ("muon", "adamw")), ("decay", ("linear", "cosine", "constant"))):
-            if getattr(self, name) not in allowed:
-                raise UserError(f"optimizer.{name} is {getattr(self, name)!r} (choose {', '.join(allowed)})")
+    def check(self) -> None:
         for name in ("learning_rate", "adam_learning_rate", "epsilon"):
             if not getattr(self, name) > 0:
                 raise UserError(f"optimizer.{name} is {getattr(self, name)} (it must be above 0)")
-        for name in ("warmup_steps", "weight_decay", "clip_norm", "final_fraction"):
-            if getattr(self, name) < 0:
-                raise UserError(f"optimizer.{name} is {getattr(self, name)} (it must not be negative)")
+        self.at_least(0, "warmup_steps", "weight_decay", "clip_norm", "final_fraction")
 
 
 def schedule_fraction(config: OptimizerConfig, num_steps: int) -> Callable[[Any], jax.Array]:

@@ -1,0 +1,188 @@
+"""What a training run is, as plain data: the model, the tokenizer, the data, and a list of stages.
+
+Everything here is a frozen dataclass with a default where one makes sense, so a recipe can be written in Python as
+well as in gin (configuration.py gives these classes to gin under the names in brackets).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from seqgpt_jax.checked import Checked
+from seqgpt_jax.errors import UserError
+from seqgpt_jax.models.bloom import BloomConfig
+from seqgpt_jax.models.presets import get_preset
+from seqgpt_jax.negatives import AskConfig
+from seqgpt_jax.prompt import get_format
+from seqgpt_jax.training.optimizers import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class ModelSettings(Checked):
+    """[model] A preset, and what to change of it; or weights to start from."""
+
+    section = "model"
+    preset: str = "bloom_nano"  # a size of models/presets.py
+    pretrained: str | None = None  # Hugging Face directory whose weights and tokenizer stage 1 starts from
+    num_layers: int | None = None  # None here and below: as the preset has it
+    width: int | None = None
+    num_heads: int | None = None
+    param_dtype: str | None = None
+    compute_dtype: str | None = None
+    remat: str | None = None
+    attention: str | None = None
+    layer_loop: str | None = None
+
+    def check(self) -> None:
+        self.config(vocab_size=1)
+
+    def config(self, vocab_size: int) -> BloomConfig:
+        """The model's configuration for a tokenizer of this many ids. UserError for an unknown preset or value."""
+        settings = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        changes = {
+            name: value
+            for name, value in settings.items()
+            if name not in ("preset", "pretrained") and value is not None
+        }
+        return dataclasses.replace(get_preset(self.preset, vocab_size), **changes)
+
+
+@dataclass(frozen=True)
+class TokenizerSettings(Checked):
+    """[tokenizer] A tokenizer that exists, or one trained on the training texts of every stage."""
+
+    section = "tokenizer"
+    path: str | None = None  # directory or hub id; None: that of model.pretrained, else train one
+    vocab_size: int = 8192  # of a trained one, [GEN] and the special tokens included
+    records_per_dataset: int = 2000  # read for training it
+
+    def check(self) -> None:
+        self.at_least(300, "vocab_size")  # 256 bytes and the special tokens
+        self.at_least(1, "records_per_dataset")
+
+
+@dataclass(frozen=True)
+class PromptSettings(Checked):
+    """[prompt] The text format, of which every byte is part of a trained model."""
+
+    section = "prompt"
+    format: str = "seqgpt_v1"
+
+    def check(self) -> None:
+        get_format(self.format)
+
+
+@dataclass(frozen=True)
+class DataSettings(Checked):
+    """[data] Where data comes from, and the shape of a step."""
+
+    section = "data"
+    data_dir: str | None = None  # real datasets; None: SEQGPT_DATA_DIR
+    cache_dir: str | None = None  # token caches; None: SEQGPT_CACHE_DIR, else ~/.cache/seqgpt_jax
+    rows_per_step: int = 32  # over all devices and hosts
+    row_tokens: int = 128  # tokens of a packed row
+    row_supervised: int = 48  # supervised tokens a row can hold
+    max_tokens: int | None = None  # of one example, longer texts lose their end; None: row_tokens
+    window: int = 4096  # examples packed together
+    ask: AskConfig = field(default_factory=AskConfig)  # which labels a training question asks
+
+    def check(self) -> None:
+        self.at_least(1, "rows_per_step", "row_tokens", "row_supervised", "window", "max_tokens")
+        if self.example_tokens > self.row_tokens:
+            raise UserError(f"data.max_tokens is {self.max_tokens} (a row has only data.row_tokens={self.row_tokens})")
+
+    @property
+    def example_tokens(self) -> int:
+        return self.row_tokens if self.max_tokens is None else self.max_tokens
+
+    def data_path(self) -> Path | None:
+        return Path(self.data_dir) if self.data_dir else None
+
+    def cache_path(self) -> Path:
+        default = Path(os.environ.get("SEQGPT_CACHE_DIR") or Path.home() / ".cache" / "seqgpt_jax")
+        return Path(self.cache_dir) if self.cache_dir else default
+
+
+@dataclass(frozen=True)
+class MeshSettings(Checked):
+    """[mesh] Devices along each axis; one may be -1, which takes what the others leave."""
+
+    section = "mesh"
+    data: int = -1  # rows
+    fsdp: int = 1  # rows, and parameters by their width
+    tensor: int = 1  # heads, MLP and vocabulary
+
+
+@dataclass(frozen=True)
+class CheckpointSettings(Checked):
+    """[checkpoint] When to save. The last step of a stage is always saved."""
+
+    section = "checkpoint"
+    every: int = 200  # steps
+    keep: int = 2  # newest checkpoints of a stage
+
+    def check(self) -> None:
+        self.at_least(1, "every", "keep")
+
+
+@dataclass(frozen=True)
+class Stage(Checked):
+    """[stage] One stage of training."""
+
+    section = "stage"
+    name: str
+    mixture: str  # such as synthetic, mini_real, held_in, held_in_zh
+    steps: int
+    split: str = "train"
+    limit: int | None = None  # records a dataset; None: all
+    passes: int = 1  # times each record is asked, with other labels and another order
+    rate_cap: int | None = None  # a dataset counts as at most this many examples; None: no cap
+    num_microbatches: int = 1  # parts a step is computed in, one after the other, to save memory
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def check(self) -> None:
+        self.at_least(1, "steps", "limit", "passes", "rate_cap", "num_microbatches")
+        if not self.name or not all(letter.isalnum() or letter in "_-" for letter in self.name):
+            raise UserError(f"stage.name is {self.name!r} (use letters, digits, - and _: it names a folder)")
+
+
+@dataclass(frozen=True)
+class EvaluationSettings(Checked):
+    """[evaluation] A mixture that the trained model is judged on."""
+
+    section = "evaluation"
+    name: str  # its section of the report
+    mixture: str
+    split: str = "test"
+    limit: int | None = None  # records a dataset, the same ones for every model; None: all
+
+    def check(self) -> None:
+        self.at_least(1, "limit")
+
+
+@dataclass(frozen=True)
+class Recipe(Checked):
+    """[recipe] A whole run."""
+
+    section = "recipe"
+    stages: tuple[Stage, ...]
+    evaluations: tuple[EvaluationSettings, ...] = ()
+    model: ModelSettings = ModelSettings()
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    prompt: PromptSettings = PromptSettings()
+    data: DataSettings = DataSettings()
+    mesh: MeshSettings = MeshSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    seed: int = 0  # of the initial weights and of the order of the data
+
+    def check(self) -> None:
+        if not self.stages:
+            raise UserError("recipe.stages is empty (give at least one stage)")
+        for what, items in (("stages", self.stages), ("evaluations", self.evaluations)):
+            names = [item.name for item in items]
+            for name in names:
+                if names.count(name) > 1:
+                    raise UserError(f"recipe.{what} has two named '{name}' (give each a name of its own)")

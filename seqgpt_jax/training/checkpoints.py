@@ -1,0 +1,136 @@
+"""Checkpoints of a stage by Orbax: asynchronous, at absolute steps, the newest few kept.
+
+    run/checkpoints/<stage>/stage.json     which stage this is, and the model's sizes
+    run/checkpoints/<stage>/config.gin     the config that it was trained with
+    run/checkpoints/<stage>/<step>/        params and opt_state after that many steps (params can be read alone)
+
+A step's folder gets its name when it is complete, so a half-written one is never read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from seqgpt_jax.errors import UserError
+from seqgpt_jax.models.bloom import Bloom, BloomConfig
+from seqgpt_jax.training.partitioning import Params, make_skeleton
+from seqgpt_jax.training.step import TrainState
+from seqgpt_jax.vocabulary import Vocabulary
+
+_STAGE_FILE = "stage.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class StageInfo:
+    """What stage.json says. index: place of the stage in its recipe; steps: its length."""
+
+    name: str
+    index: int
+    steps: int
+    model: BloomConfig
+
+
+def checkpoint_folder(run_dir: Path, stage: str) -> Path:
+    return run_dir / "checkpoints" / stage
+
+
+class StageCheckpoints:
+    """The checkpoints of one stage of a run; use it as a context manager, which waits for the last save."""
+
+    def __init__(self, run_dir: Path, info: StageInfo, config_text: str = "", keep: int = 2) -> None:
+        folder = checkpoint_folder(run_dir, info.name).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            write_atomically(folder / "config.gin", config_text)
+            write_atomically(folder / _STAGE_FILE, json.dumps(dataclasses.asdict(info), indent=2) + "\n")
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=False, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(folder, options=options, item_names=("params", "opt_state"))
+
+    def __enter__(self) -> StageCheckpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def latest_step(self) -> int | None:
+        """Steps done at the newest complete checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Starts to save the state after `step` steps; returns when the state may be changed again."""
+        if step in self._manager.all_steps():
+            return
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params), opt_state=ocp.args.StandardSave(state.opt_state)
+        )
+        self._manager.save(step, args=items, force=True)
+
+    def restore(self, step: int, abstract: TrainState) -> TrainState:
+        """The state after `step` steps, placed as `abstract` says, which may be another mesh than it was saved on."""
+        items = ocp.args.Composite(
+            params=ocp.args.StandardRestore(abstract.params), opt_state=ocp.args.StandardRestore(abstract.opt_state)
+        )
+        restored = self._manager.restore(step, args=items)
+        steps_done = jax.device_put(jnp.asarray(step, jnp.int32), abstract.step.sharding)
+        return TrainState(steps_done, restored["params"], restored["opt_state"])
+
+    def wait(self) -> None:
+        """Returns when all that was saved is complete on disk."""
+        self._manager.wait_until_finished()
+
+
+def restore_params(folder: Path, abstract: Params, step: int | None = None) -> Params:
+    """The parameters alone of a stage's checkpoint folder (default: the newest step), placed as `abstract` says."""
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(folder.absolute(), options=options, item_names=("params",)) as manager:
+        step = manager.latest_step() if step is None else step
+        assert step is not None, folder
+        items = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
+        return manager.restore(step, args=items)["params"]
+
+
+def finished_stages(run_dir: Path) -> list[StageInfo]:
+    """Stages of a run that have a checkpoint, in the order of the recipe. UserError for a damaged stage.json."""
+    found = []
+    for file in sorted((run_dir / "checkpoints").glob(f"*/{_STAGE_FILE}")):
+        if not any(child.name.isdecimal() for child in file.parent.iterdir()):
+            continue
+        try:
+            fields = json.loads(file.read_text("utf-8"))
+            found.append(StageInfo(**{**fields, "model": BloomConfig(**fields["model"])}))
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{file}: not a stage description ({error}; train into another --run_dir)") from error
+    return sorted(found, key=lambda info: info.index)
+
+
+def load_run(run_dir: Path) -> tuple[Bloom, Vocabulary]:
+    """The model and tokenizer of a run, from the newest checkpoint of its last stage. Parameters lie on one device.
+
+    Raises UserError where there is no checkpoint.
+    """
+    stages = finished_stages(run_dir)
+    if not stages:
+        raise UserError(f"{run_dir}: no checkpoint in it (give the directory that `seqgpt train` wrote)")
+    config = stages[-1].model
+    skeleton = make_skeleton(lambda: Bloom(config, rngs=nnx.Rngs(0)))
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), skeleton.shapes)
+    params = restore_params(checkpoint_folder(run_dir, stages[-1].name), abstract)
+    return skeleton.merge(params), Vocabulary.from_pretrained(run_dir / "tokenizer")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file so that a reader sees the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, "utf-8")
+    temporary.replace(path)

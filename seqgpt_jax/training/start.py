@@ -1,0 +1,104 @@
+"""What a run starts from: its tokenizer, the model's sizes, and weights from elsewhere where the recipe names some."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqgpt_jax.atomic import decompose
+from seqgpt_jax.data.datasets import resolve_mixture
+from seqgpt_jax.models.bloom import Bloom, BloomConfig
+from seqgpt_jax.negatives import training_questions
+from seqgpt_jax.prompt import get_format
+from seqgpt_jax.recipe import Recipe
+from seqgpt_jax.training.partitioning import Params, params_of
+from seqgpt_jax.vocabulary import Vocabulary, train_tokenizer
+
+_ROWS_MULTIPLE = 64  # embedding rows are rounded up to it, so that they split over devices
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """load_params gives the weights to start from, or is None for random ones."""
+
+    vocabulary: Vocabulary
+    config: BloomConfig
+    load_params: Callable[[], Params] | None
+
+
+def prepare_start(recipe: Recipe, run_dir: Path) -> StartingPoint:
+    """The starting point of a run; its tokenizer is in run_dir/tokenizer afterwards.
+
+    Tokenizer: that of the run, if it has one already > tokenizer.path > model.pretrained > trained on the stages'
+    training texts. Raises UserError where a path or mixture is wrong.
+    """
+    pretrained = _Pretrained(recipe.model.pretrained) if recipe.model.pretrained else None
+    folder = run_dir / "tokenizer"
+    if (folder / "tokenizer.json").is_file():
+        vocabulary = Vocabulary.from_pretrained(folder)
+    else:
+        if recipe.tokenizer.path:
+            vocabulary = Vocabulary.from_pretrained(recipe.tokenizer.path)
+        elif pretrained:
+            vocabulary = pretrained.load()[1]
+        else:
+            vocabulary = train_tokenizer(training_texts(recipe), recipe.tokenizer.vocab_size)
+        _save_whole(vocabulary, folder)
+        vocabulary = Vocabulary.from_pretrained(folder)
+    if pretrained is None:
+        rows = -(-vocabulary.size // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
+        return StartingPoint(vocabulary, recipe.model.config(rows), None)
+    own = pretrained.load()[0].config
+    numerics = recipe.model.config(own.vocab_size)
+    names = ("param_dtype", "compute_dtype", "remat", "attention", "layer_loop")
+    config = dataclasses.replace(own, **{name: getattr(numerics, name) for name in names})
+    return StartingPoint(vocabulary, config, pretrained.params)
+
+
+def training_texts(recipe: Recipe) -> Iterator[str]:
+    """Prompts and answers as training shows them, of the first records of every dataset of every stage."""
+    prompt_format = get_format(recipe.prompt.format)
+    seen: set[tuple[str, str]] = set()
+    for stage in recipe.stages:
+        for dataset in resolve_mixture(stage.mixture, recipe.data.data_path()):
+            if (dataset.meta.name, stage.split) in seen:
+                continue
+            seen.add((dataset.meta.name, stage.split))
+            rng = random.Random(f"tokenizer/{dataset.meta.name}")
+            limit = min(recipe.tokenizer.records_per_dataset, stage.limit or recipe.tokenizer.records_per_dataset)
+            for record in dataset.records(stage.split, limit=limit):
+                examples = decompose(record, dataset.meta, stage.split)
+                for question in training_questions(examples, recipe.data.ask, rng):
+                    yield from prompt_format.prompt_pieces(question.kind, question.text, question.labels)
+                    yield prompt_format.render_answer(question)
+
+
+class _Pretrained:
+    """A Hugging Face directory that is read at most once."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._loaded: tuple[Bloom, Vocabulary] | None = None
+
+    def load(self) -> tuple[Bloom, Vocabulary]:
+        from seqgpt_jax import hf
+
+        if self._loaded is None:
+            self._loaded = hf.load_model(Path(self._path))
+        return self._loaded
+
+    def params(self) -> Params:
+        return params_of(self.load()[0])
+
+
+def _save_whole(vocabulary: Vocabulary, folder: Path) -> None:
+    """Saves beside and renames, so that a folder that exists is complete."""
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    vocabulary.save(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
