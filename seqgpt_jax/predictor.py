@@ -1,0 +1,365 @@
+"""SeqGPT: choose labels for a text, or copy spans out of it, with a trained model.
+
+    model = SeqGPT.from_pretrained("runs/quickstart")
+    model.classify("my card was stolen", ["card fee", "lost card"]).labels    -> ("lost card",)
+    model.extract("Ada moved to Rome", ["person", "city"]).spans              -> (Span("person", 0, 3, "Ada"), ...)
+
+Every task goes the same way: record -> questions (atomic.py) -> prompts -> answers -> record again. Tasks in stages
+(relations, events) ask their next questions once the earlier ones are answered, over all records at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from tqdm import tqdm
+
+from seqgpt_jax import hf
+from seqgpt_jax.atomic import AtomicExample, ask_next, check_labels, recompose
+from seqgpt_jax.decoding.generate import generate
+from seqgpt_jax.errors import UserError
+from seqgpt_jax.models.bloom import Bloom
+from seqgpt_jax.negatives import evaluation_questions
+from seqgpt_jax.prompt import Parsed, get_format
+from seqgpt_jax.records import (
+    ClassificationRecord,
+    DatasetMeta,
+    ExtractionRecord,
+    Record,
+    Span,
+    Target,
+)
+from seqgpt_jax.vocabulary import EncodedPrompt, Vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The chosen labels in the order asked; empty where none holds."""
+
+    labels: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"labels": list(self.labels)}
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """Spans in text order: `text[span.start:span.end] == span.text` in the text that was given."""
+
+    spans: tuple[Span, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"spans": [{"label": s.label, "start": s.start, "end": s.end, "text": s.text} for s in self.spans]}
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A question with its answer.
+
+    example: the question; its answer holds all that was said, labels that were not asked included.
+    raw: the text that the model wrote, without EOS; "" where the labels left no room for the text (see problems).
+    parsed: what the prompt format could read in it.
+    tokens_cut: prompt tokens that the end of the text lost to the limit.
+    """
+
+    example: AtomicExample
+    raw: str
+    parsed: Parsed
+    tokens_cut: int = 0
+
+    @property
+    def strings(self) -> tuple[str, ...]:
+        """Every span string of an extraction, once a label; () for a classification."""
+        answer = self.example.answer
+        return () if isinstance(answer, tuple) else tuple(text for spans in answer.values() for text in spans)
+
+    @property
+    def invented(self) -> tuple[str, ...]:
+        """The span strings that do not occur in the text."""
+        return tuple(string for string in self.strings if string not in self.example.text)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPrediction:
+    """The record as predicted (a span that is not in the text has start = -1), and the answers behind it."""
+
+    record: Record
+    answered: tuple[Answered, ...]
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """Limits of greedy decoding."""
+
+    max_prompt_tokens: int = 1024  # a longer prompt loses the end of its text
+    max_new_tokens: int = 256  # a longer answer is cut off
+    batch_size: int = 32  # prompts decoded at once
+
+
+class SeqGPT:
+    """A model with its tokenizer and prompt format. Answers are greedy, hence the same every time."""
+
+    def __init__(
+        self,
+        model: Bloom,
+        vocabulary: Vocabulary,
+        *,
+        prompt_format: str = "seqgpt_v1",
+        decode: DecodeConfig | None = None,
+    ) -> None:
+        self.model, self.vocabulary = model, vocabulary
+        self.format = get_format(prompt_format)
+        self.decode = decode or DecodeConfig()
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str], *, decode: DecodeConfig | None = None) -> SeqGPT:
+        """Loads a run directory (its export/) or a Hugging Face directory. UserError where there is no model."""
+        model, vocabulary = hf.load_model(_model_directory(Path(path)))
+        return cls(model, vocabulary, decode=decode)
+
+    # --- for anyone ---
+
+    @overload
+    def classify(
+        self,
+        text: str,
+        labels: Sequence[str],
+        text_pair: str | None = None,
+        target: str | None = None,
+        *,
+        task: Literal["SA", "ET"] | None = None,
+    ) -> Classification: ...
+
+    @overload
+    def classify(
+        self,
+        text: list[str],
+        labels: Sequence[str],
+        text_pair: list[str] | None = None,
+        target: list[str] | None = None,
+        *,
+        task: Literal["SA", "ET"] | None = None,
+    ) -> list[Classification]: ...
+
+    def classify(
+        self,
+        text: str | list[str],
+        labels: Sequence[str],
+        text_pair: str | list[str] | None = None,
+        target: str | list[str] | None = None,
+        *,
+        task: Literal["SA", "ET"] | None = None,
+    ) -> Classification | list[Classification]:
+        """Returns which of the labels hold for the text, or a list of that for a list of texts.
+
+        text_pair: a second sentence, or a question about the text, one a text. target: the words of the text that are
+        asked about, one a text; task "SA" asks for the sentiment towards them, "ET" for their type.
+        UserError for an empty text, or labels that are empty, equal, or too many for the prompt.
+        """
+        texts = _as_texts(text, "text")
+        pairs, targets = _parallel(text_pair, "text_pair", texts), _parallel(target, "target", texts)
+        if text_pair is not None and target is not None:
+            raise UserError("both text_pair and target were given (give one of them)")
+        if task is not None and (task not in ("SA", "ET") or target is None):
+            raise UserError(f"task={task!r} does not fit (it is 'SA' or 'ET', and only beside a target)")
+        options = _as_labels(labels)
+        kind = task or ("NLI" if text_pair is not None else "CLS")
+        records = [
+            ClassificationRecord(
+                id=str(index),
+                task=kind,
+                text=one,
+                labels=(),
+                label_set=options,
+                text_pair=pair,
+                target=None if about is None else Target(about),
+            )
+            for index, (one, pair, about) in enumerate(zip(texts, pairs, targets, strict=True))
+        ]
+        answers = []
+        for record in self._predict_for_user(records, kind, options):
+            assert isinstance(record, ClassificationRecord)
+            answers.append(Classification(record.labels))
+        return answers[0] if isinstance(text, str) else answers
+
+    @overload
+    def extract(self, text: str, labels: Sequence[str]) -> Extraction: ...
+
+    @overload
+    def extract(self, text: list[str], labels: Sequence[str]) -> list[Extraction]: ...
+
+    def extract(self, text: str | list[str], labels: Sequence[str]) -> Extraction | list[Extraction]:
+        """Returns the spans of each label in the text, or a list of that for a list of texts.
+
+        A label is a type ("person") or a question about the text ("Who moved?").
+        UserError for an empty text, or labels that are empty, equal, or too long for the prompt.
+        """
+        texts, options = _as_texts(text, "text"), _as_labels(labels)
+        records = [ExtractionRecord(str(index), "NER", one, (), options) for index, one in enumerate(texts)]
+        answers = []
+        for record in self._predict_for_user(records, "NER", options):
+            assert isinstance(record, ExtractionRecord)
+            found = (span for span in record.spans if span.in_text)
+            # What the model reads has line breaks as spaces, one for one; the user gets the text's own characters.
+            own = (replace(span, text=record.text[span.start : span.end]) for span in found)
+            answers.append(Extraction(tuple(sorted(own, key=lambda span: (span.start, -span.end)))))
+        return answers[0] if isinstance(text, str) else answers
+
+    def _predict_for_user(self, records: Sequence[Record], task: str, labels: tuple[str, ...]) -> list[Record]:
+        metas = [DatasetMeta("input", task, _language_of(record.text), labels) for record in records]
+        predictions = self._predict(records, metas, split="input", bar=None, strict=True)
+        return [prediction.record for prediction in predictions]
+
+    # --- for evaluation ---
+
+    def predict_records(
+        self, records: Sequence[Record], metas: Sequence[DatasetMeta], split: str = "test", progress: bool = False
+    ) -> list[RecordPrediction]:
+        """Returns what the model makes of each record (what gold they hold is not looked at); metas[i] is records[i]'s.
+
+        Records of many datasets may be mixed: their questions are decoded together, sorted by length.
+        """
+        with tqdm(desc="questions", unit="q", disable=not progress, leave=False) as bar:
+            return self._predict(records, metas, split, bar, strict=False)
+
+    def answer_questions(self, examples: Sequence[AtomicExample], progress: bool = False) -> list[Answered]:
+        """Returns the answer to each question, in the order given. Questions with the same prompt are decoded once."""
+        with tqdm(desc="questions", unit="q", disable=not progress, leave=False) as bar:
+            return self._answer(examples, bar, strict=False)
+
+    def _predict(
+        self, records: Sequence[Record], metas: Sequence[DatasetMeta], split: str, bar: tqdm | None, strict: bool
+    ) -> list[RecordPrediction]:
+        answered: list[list[Answered]] = [[] for _ in records]
+        unfinished = list(range(len(records)))
+        while unfinished:
+            questions: list[tuple[int, AtomicExample]] = []
+            for i in unfinished:
+                known = [answer.example for answer in answered[i]]
+                for question in evaluation_questions(ask_next(records[i], metas[i], known, split)):
+                    questions.append((i, question))
+            unfinished = list(dict.fromkeys(i for i, _ in questions))
+            answers = self._answer([question for _, question in questions], bar, strict)
+            for (i, _), answer in zip(questions, answers, strict=True):
+                answered[i].append(answer)
+        return [
+            RecordPrediction(recompose(record, meta, [answer.example for answer in given]), tuple(given))
+            for record, meta, given in zip(records, metas, answered, strict=True)
+        ]
+
+    def _answer(self, examples: Sequence[AtomicExample], bar: tqdm | None, strict: bool) -> list[Answered]:
+        """strict: labels that leave no room for the text, or that were answered unasked, are not let through."""
+        keys = [(example.kind, example.text, example.labels) for example in examples]
+        prompts = list(dict(zip(keys, examples, strict=True)).values())
+        encoded = self.vocabulary.encode_prompts(self.format, prompts, self.decode.max_prompt_tokens)
+        if bar is not None:
+            bar.total = (bar.total or 0) + len(prompts)
+            bar.refresh()
+        raw = [""] * len(prompts)
+        for indices in self._batches(prompts, encoded):
+            limit = self.decode.max_new_tokens
+            ids = [kept.ids for kept in (encoded[i] for i in indices) if kept is not None]
+            for i, text in zip(indices, self._generate(ids, limit), strict=True):
+                raw[i] = text
+            if bar is not None:
+                bar.update(len(indices))
+        by_key = {}
+        for prompt, written, kept in zip(prompts, raw, encoded, strict=True):
+            by_key[prompt.kind, prompt.text, prompt.labels] = self._read(prompt, written, kept, strict)
+        answers = (by_key[key] for key in keys)
+        return [
+            replace(answer, example=replace(example, answer=answer.example.answer))
+            for example, answer in zip(examples, answers, strict=True)
+        ]
+
+    def _batches(
+        self, prompts: Sequence[AtomicExample], encoded: Sequence[EncodedPrompt | None]
+    ) -> Iterator[list[int]]:
+        """Indices of the prompts that have room, those of one kind and of similar length together, longest first."""
+        order = [(prompts[i].kind, -len(kept.ids), i) for i, kept in enumerate(encoded) if kept is not None]
+        indices = [i for _, _, i in sorted(order)]
+        for start in range(0, len(indices), self.decode.batch_size):
+            yield indices[start : start + self.decode.batch_size]
+
+    def _generate(self, prompts: list[list[int]], max_new_tokens: int) -> list[str]:
+        vocabulary = self.vocabulary
+        answers = generate(
+            self.model,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            eos_id=vocabulary.eos_id,
+            pad_id=vocabulary.pad_id,
+            batch_size=self.decode.batch_size,
+        )
+        return vocabulary.decode_batch(
+            [ids[: ids.index(vocabulary.eos_id)] if vocabulary.eos_id in ids else ids for ids in answers]
+        )
+
+    def _read(self, question: AtomicExample, raw: str, encoded: EncodedPrompt | None, strict: bool) -> Answered:
+        if encoded is None and strict:  # raises: it names the labels' length
+            self.vocabulary.encode_prompt(
+                self.format, question.kind, question.text, question.labels, self.decode.max_prompt_tokens
+            )
+        parsed = self.format.parse(raw, question.kind, question.labels)
+        if encoded is None:
+            parsed = replace(parsed, problems=("the labels leave no room for the text",))
+        answer = parsed.answer if strict else parsed.full_answer
+        return Answered(replace(question, answer=answer), raw, parsed, encoded.tokens_cut if encoded else 0)
+
+
+# --- where a model lies ----------------------------------------------------------------------------------------------
+
+
+def _model_directory(path: Path) -> Path:
+    """Returns the Hugging Face directory that `path` is or holds."""
+    for directory in (path / "export", path):
+        if (directory / "config.json").is_file():
+            return directory
+    if (path / "checkpoints").is_dir():
+        raise UserError(
+            f"{path} holds checkpoints but no exported model (run `seqgpt export --run {path} --out {path / 'export'}`)"
+        )
+    what = "there is no such directory" if not path.exists() else "it has neither export/ nor config.json"
+    raise UserError(f"{path} is not a model: {what} (give a run directory or a Hugging Face directory)")
+
+
+# --- what a user gives -----------------------------------------------------------------------------------------------
+
+_HAN = re.compile(r"[\u3400-\u9fff]")
+
+
+def _language_of(text: str) -> str:
+    """Which wording a question about a target takes: Chinese where the text has any Han character."""
+    return "zh" if _HAN.search(text) else "en"
+
+
+def _as_texts(text: str | list[str], name: str) -> list[str]:
+    texts = [text] if isinstance(text, str) else list(text)
+    for index, one in enumerate(texts):
+        if not isinstance(one, str) or not one.strip():
+            where = "" if isinstance(text, str) else f" {index}"
+            raise UserError(f"{name}{where} is empty or no string: {one!r} (give it some words)")
+    return texts
+
+
+def _as_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+        raise UserError(f"labels is {labels!r} (give a list of strings)")
+    if not labels:
+        raise UserError("labels is empty (give at least one label)")
+    check_labels(labels)
+    return tuple(labels)
+
+
+def _parallel(given: str | list[str] | None, name: str, texts: Sequence[str]) -> Sequence[str | None]:
+    if given is None:
+        return [None] * len(texts)
+    values = _as_texts(given, name)
+    if len(values) != len(texts):
+        raise UserError(f"{len(texts)} texts but {len(values)} of {name} (give one a text)")
+    return values

@@ -1,0 +1,277 @@
+"""predictor.py with an oracle in the decoder's place: what is asked, in which batches, and what becomes of answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seqgpt_jax import predictor as predictor_module
+from seqgpt_jax.atomic import AtomicExample, decompose
+from seqgpt_jax.errors import UserError
+from seqgpt_jax.metrics import empty_predictions, score_dataset
+from seqgpt_jax.negatives import evaluation_questions
+from seqgpt_jax.predictor import Classification, DecodeConfig, Extraction, SeqGPT
+from seqgpt_jax.prompt import SEQGPT_V1
+from seqgpt_jax.records import ClassificationRecord, DatasetMeta, ExtractionRecord, Span, read_meta, read_records
+from seqgpt_jax.vocabulary import Vocabulary, train_tokenizer
+
+Oracle = Callable[[str, str, tuple[str, ...]], str]  # (kind word, text, labels) -> answer text
+PROMPT = re.compile(r"输入: (?P<text>[^\n]*)\n(?P<kind>分类|抽取): (?P<labels>[^\n]*)\n输出: ", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    return train_tokenizer(["输入: 抽取: 分类: 输出: None\n the of and in"] * 3, 300)
+
+
+class _Decoder:
+    """Stands in for decoding.generate: reads each prompt back and writes what the oracle says. Keeps the batches."""
+
+    def __init__(self, vocabulary: Vocabulary, oracle: Oracle) -> None:
+        self.vocabulary, self.oracle = vocabulary, oracle
+        self.batches: list[list[str]] = []
+
+    def __call__(self, model: object, prompts: list[list[int]], *, eos_id: int, **_: Any) -> list[list[int]]:
+        self.batches.append([])
+        answers = []
+        for ids in prompts:
+            assert ids[-1] == self.vocabulary.gen_id
+            prompt = self.vocabulary.decode(ids)
+            match = PROMPT.fullmatch(prompt)
+            assert match, prompt
+            self.batches[-1].append(prompt)
+            answer = self.oracle(match["kind"], match["text"], tuple(match["labels"].split("，")))
+            answers.append([*self.vocabulary.encode(answer), eos_id, self.vocabulary.pad_id])
+        return answers
+
+
+@pytest.fixture
+def with_oracle(monkeypatch: pytest.MonkeyPatch, vocabulary: Vocabulary) -> Callable[..., tuple[SeqGPT, _Decoder]]:
+    def build(oracle: Oracle, **decode: int) -> tuple[SeqGPT, _Decoder]:
+        decoder = _Decoder(vocabulary, oracle)
+        monkeypatch.setattr(predictor_module, "generate", decoder)
+        return SeqGPT(None, vocabulary, decode=DecodeConfig(**decode)), decoder  # type: ignore[arg-type]
+
+    return build
+
+
+def _write_spans(labels: Sequence[str], **spans: Sequence[str]) -> str:
+    return "".join(f"{label}: {'	'.join(spans.get(label, ())) or 'None'}\n" for label in labels)
+
+
+# --- classify --------------------------------------------------------------------------------------------------------
+
+
+def test_classify_one_text_or_many(with_oracle: Any) -> None:
+    model, decoder = with_oracle(lambda kind, text, labels: f"{labels[len(text) % 2]}\n")
+    assert model.classify("ab", ["x", "y"]) == Classification(("x",))
+    assert model.classify(["ab", "abc"], ["x", "y"]) == [Classification(("x",)), Classification(("y",))]
+    assert model.classify(["ab", "abc"], ["x", "y"])[1].to_dict() == {"labels": ["y"]}
+    assert decoder.batches[0] == ["输入: ab\n分类: x，y\n输出: "]
+
+
+def test_classify_drops_what_was_not_asked_and_none_is_no_label(with_oracle: Any) -> None:
+    model, _ = with_oracle(lambda kind, text, labels: "y，zebra\n" if text == "one" else "None\n")
+    assert model.classify(["one", "two"], ["x", "y"]) == [Classification(("y",)), Classification(())]
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"text_pair": "It rains."}, "It is wet.\tIt rains."),
+        ({"target": "It"}, "It is wet.\tIt"),
+        ({"target": "It", "task": "SA"}, "what is the sentiment towards It in It is wet?"),
+        ({"target": "It", "task": "ET"}, "what is the type of It in It is wet?"),
+    ],
+)
+def test_classify_a_pair_or_a_target(with_oracle: Any, fields: dict[str, Any], text: str) -> None:
+    model, decoder = with_oracle(lambda kind, text, labels: "x\n")
+    model.classify("It is wet.", ["x"], **fields)
+    assert decoder.batches == [[f"输入: {text}\n分类: x\n输出: "]]
+
+
+def test_a_target_in_chinese_is_asked_in_chinese(with_oracle: Any) -> None:
+    model, decoder = with_oracle(lambda kind, text, labels: "好\n")
+    assert model.classify(["房间大。", "饭咸。"], ["好", "坏"], target=["房间", "饭"], task="SA")[1].labels == ("好",)
+    assert sorted(decoder.batches[0])[0] == "输入: 房间大。对房间的情感是什么？\n分类: 好，坏\n输出: "
+
+
+# --- extract ---------------------------------------------------------------------------------------------------------
+
+
+def test_offsets_are_those_of_the_text_that_was_given(with_oracle: Any) -> None:
+    text = "😀 Ada\tPark\nmet 李雷 in Rome, Ada Park  "
+    model, decoder = with_oracle(
+        lambda kind, text, labels: _write_spans(labels, person=["Ada Park", "李雷", "Eve"], city=["Rome"])
+    )
+    found = model.extract(text, ["person", "city"])
+    assert [(s.label, s.text) for s in found.spans] == [
+        ("person", "Ada\tPark"),
+        ("person", "李雷"),
+        ("city", "Rome"),
+        ("person", "Ada Park"),
+    ]
+    assert all(text[s.start : s.end] == s.text for s in found.spans)
+    assert found.to_dict()["spans"][1] == {"label": "person", "start": 15, "end": 17, "text": "李雷"}
+    assert decoder.batches == [["输入: 😀 Ada Park met 李雷 in Rome, Ada Park\n抽取: person，city\n输出: "]]
+
+
+def test_results_carry_the_labels_that_were_given(with_oracle: Any) -> None:
+    model, _ = with_oracle(lambda kind, text, labels: _write_spans(labels, **{labels[0]: ["Ada"]}))
+    assert model.extract("Ada", ["who，\twhom", "x"]) == Extraction((Span("who，\twhom", 0, 3, "Ada"),))
+
+
+def test_many_labels_are_asked_in_near_equal_chunks(with_oracle: Any) -> None:
+    labels = [f"l{i}" for i in range(7)]
+    model, decoder = with_oracle(lambda kind, text, labels: _write_spans(labels, l0=["Ada"], l6=["Ada"]))
+    assert [span.label for span in model.extract("Ada", labels).spans] == ["l0", "l6"]
+    asked = [PROMPT.fullmatch(prompt)["labels"].split("，") for batch in decoder.batches for prompt in batch]  # type: ignore[index]
+    assert sorted(asked) == [labels[:4], labels[4:]]
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+def test_questions_are_decoded_once_by_length_and_answered_in_order(with_oracle: Any) -> None:
+    model, decoder = with_oracle(lambda kind, text, labels: f"{'y' if text.endswith('y') else 'x'}\n", batch_size=2)
+    texts = ["a y", "a much longer text y", "a x", "a y", "a text of some length x"]
+    assert [found.labels[0] for found in model.classify(texts, ["x", "y"])] == ["y", "y", "x", "y", "x"]
+    assert [len(batch) for batch in decoder.batches] == [2, 2]
+    lengths = [len(prompt.encode()) for batch in decoder.batches for prompt in batch]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_a_text_that_is_too_long_loses_its_end_and_that_is_counted(with_oracle: Any, vocabulary: Vocabulary) -> None:
+    model, decoder = with_oracle(lambda kind, text, labels: _write_spans(labels, who=["Zoe"]), max_prompt_tokens=60)
+    meta = DatasetMeta("toy", "NER", "en", ("who",))
+    text = "Ada " * 100 + "Zoe"
+    (prediction,) = model.predict_records([ExtractionRecord("0", "NER", text, ())], [meta])
+    kept = PROMPT.fullmatch(decoder.batches[0][0])["text"]  # type: ignore[index]
+    assert text.startswith(kept)
+    assert len(kept) < len(text)
+    assert prediction.answered[0].tokens_cut == len(vocabulary.encode(text)) - len(vocabulary.encode(kept))
+    assert prediction.record == ExtractionRecord("0", "NER", text, (Span("who", 400, 403, "Zoe"),))  # gold is not cut
+
+
+def test_labels_that_leave_no_room_for_the_text(with_oracle: Any) -> None:
+    model, decoder = with_oracle(lambda kind, text, labels: "x\n", max_prompt_tokens=40)
+    labels = tuple(f"a long label {i}" for i in range(9))
+    with pytest.raises(UserError, match=r"9 labels take \d+ tokens"):
+        model.classify("Ada", labels)
+    record = ClassificationRecord("0", "CLS", "Ada", ())
+    (prediction,) = model.predict_records([record], [DatasetMeta("toy", "CLS", "en", labels)])
+    assert prediction.answered[0].parsed.problems == ("the labels leave no room for the text",)
+    assert prediction.record == record
+    assert decoder.batches == []
+
+
+def test_malformed_answers_are_reported_and_nothing_is_filtered(with_oracle: Any) -> None:
+    model, _ = with_oracle(lambda kind, text, labels: "who: Ada\tEve\nplanet: Rome\n")
+    meta = DatasetMeta("toy", "NER", "en", ("who",))
+    (prediction,) = model.predict_records([ExtractionRecord("0", "NER", "Ada in Rome", ())], [meta])
+    (answer,) = prediction.answered
+    assert answer.raw == "who: Ada\tEve\nplanet: Rome\n"
+    assert answer.parsed.unasked == ("planet",)
+    assert answer.parsed.problems
+    assert answer.strings == ("Ada", "Eve", "Rome")
+    assert answer.invented == ("Eve",)
+    assert prediction.record.spans == (  # type: ignore[union-attr]
+        Span("who", 0, 3, "Ada"),
+        Span("planet", 7, 11, "Rome"),
+        Span("who", -1, -1, "Eve"),
+    )
+
+
+def test_answer_questions_gives_examples_back_with_their_answers(with_oracle: Any) -> None:
+    model, _ = with_oracle(lambda kind, text, labels: "x\n" if kind == "分类" else _write_spans(labels, x=["Ada"]))
+    meta = DatasetMeta("toy", "NER", "en", ("x",))
+    (question,) = decompose(ExtractionRecord("7", "NER", "Ada", ()), meta)
+    (answer,) = model.answer_questions([question])
+    assert answer.example == AtomicExample("Ada", "extract", ("x",), {"x": ("Ada",)}, question.source)
+
+
+# --- every task, in its stages ---------------------------------------------------------------------------------------
+
+# What a perfect reader cannot get right: gold marks one of several occurrences, pairs of one string, arguments that are
+# nearer to another trigger.
+FLOORS = {"span_f1": 0.8, "triple_f1": 0.85, "argument_c": 0.75, "token_f1": 0.99, "accuracy": 1.0, "micro_f1": 1.0}
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "en/wnut17", "zh/cluener", "en/snips_slots", "en/banking77", "zh/crosswoz_intent", "en/sst2", "zh/absa_mooc_zh",
+        "en/twitter_target_sentiment", "zh/tnews", "en/rte", "en/scierc_relations", "zh/finre", "en/casie", "zh/duee",
+        "zh/fewfc", "zh/cfet", "en/xquad_en", "zh/cmrc2018", "en/subjqa_grocery", "zh/c3",
+    ],
+)  # fmt: skip
+def test_gold_answers_give_gold_records(with_oracle: Any, data_dir: Path, folder: str) -> None:
+    """The loop of questions in stages, with the gold answer of each question; every kind of record of the real data."""
+    meta = read_meta(data_dir / folder)
+    gold = list(islice(read_records(data_dir / folder / "test.jsonl.gz"), 12))
+    known: dict[tuple[str, str, str], str] = {}
+    for record in gold:
+        for example in evaluation_questions(decompose(record, meta)):
+            for label in example.labels:
+                one = SEQGPT_V1.render_answer(
+                    AtomicExample(
+                        example.text,
+                        example.kind,
+                        (label,),
+                        tuple(set(example.answer) & {label})
+                        if isinstance(example.answer, tuple)
+                        else {k: v for k, v in example.answer.items() if k == label},
+                        example.source,
+                    )
+                )
+                known[SEQGPT_V1.kind_words[example.kind], example.text, label] = one
+
+    def oracle(kind: str, text: str, labels: tuple[str, ...]) -> str:
+        if kind == "抽取":
+            return "".join(known.get((kind, text, label), f"{label}: None\n") for label in labels)
+        chosen = [label for label in labels if known.get((kind, text, label), "None\n") != "None\n"]
+        return ("，".join(chosen) or "None") + "\n"
+
+    model, _ = with_oracle(oracle, max_prompt_tokens=100_000)
+    predictions = model.predict_records(empty_predictions(gold), [meta] * len(gold))
+    assert [problem for p in predictions for answer in p.answered for problem in answer.parsed.problems] == []
+    score = score_dataset(gold, [prediction.record for prediction in predictions], meta)
+    assert score.headline >= FLOORS[score.headline_name], score
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+def test_paths_that_hold_no_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no such directory \(give a run directory or a Hugging Face directory"):
+        SeqGPT.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"neither export/ nor config.json"):
+        SeqGPT.from_pretrained(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match=r"run `seqgpt export --run .* --out .*export`"):
+        SeqGPT.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: model.classify("", ["x"]), "text is empty"),
+        (lambda model: model.extract(["a", " \n"], ["x"]), "text 1 is empty"),
+        (lambda model: model.extract("a", []), "labels is empty"),
+        (lambda model: model.extract("a", "person"), "give a list of strings"),
+        (lambda model: model.classify("a", ["a，b", "a,b"]), "rename one"),
+        (lambda model: model.classify("a", ["None"]), "empty answer"),
+        (lambda model: model.classify("a", ["x"], text_pair="b", target="a"), "both text_pair and target"),
+        (lambda model: model.classify("a", ["x"], task="SA"), "only beside a target"),
+        (lambda model: model.classify(["a", "b"], ["x"], target=["a"]), "2 texts but 1 of target"),
+    ],
+)
+def test_a_users_mistakes_are_named(with_oracle: Any, call: Callable[[SeqGPT], object], message: str) -> None:
+    model, _ = with_oracle(lambda kind, text, labels: "x\n")
+    with pytest.raises(UserError, match=message):
+        call(model)
