@@ -8,7 +8,7 @@ Strings are compared after Unicode NFC and nothing else; span reading (MRC-SE) n
 | kind | metrics | headline |
 |---|---|---|
 | classification | accuracy (of the label set), micro_f1, macro_f1 | accuracy; micro_f1 if several labels may hold |
-| - options vary by record | accuracy | accuracy |
+| - options vary by record | the same without macro_f1; accuracy alone where one label holds | the same |
 | extraction | span_f1, span_precision, span_recall on (label, start, end); string_f1 on (label, string) | span_f1 |
 | - MRC-SE | the same and em, token_f1; char_f1 in Chinese | token_f1 |
 | relation | triple_f1, triple_precision, triple_recall; span_* and string_f1 of the entities | triple_f1 |
@@ -186,12 +186,12 @@ def _score_classification(
         micro.add(gold_labels, predicted_labels)
         for label in (gold_labels | predicted_labels) & asked:
             by_label[label].add(gold_labels & {label}, predicted_labels & {label})
+    several, vary = meta.task == "ET" or any(len(record.labels) != 1 for record in golds), _options_vary(golds, meta)
     metrics = {"accuracy": num_correct / len(golds)}
-    if _options_vary(golds, meta):
-        return metrics, "accuracy"
-    metrics["micro_f1"] = micro.f1()
-    metrics["macro_f1"] = sum(counts.f1() for counts in by_label.values()) / len(by_label) if by_label else 0.0
-    several = meta.task == "ET" or any(len(record.labels) != 1 for record in golds)
+    if several or not vary:
+        metrics["micro_f1"] = micro.f1()
+    if not vary:
+        metrics["macro_f1"] = sum(counts.f1() for counts in by_label.values()) / len(by_label) if by_label else 0.0
     return metrics, "micro_f1" if several else "accuracy"
 
 

@@ -1,0 +1,302 @@
+"""Evaluation: datasets through a predictor, scored, and averaged without hiding what the averages are made of.
+
+    datasets -> the records of a split -> predict_records (all datasets at once) -> score_dataset -> Evaluation
+
+Averages: dataset -> mean of its task -> mean over tasks, English and Chinese apart (`LanguageScores.score`). Beside
+them stand two groups that are plain means over datasets:
+
+* classification: every dataset of kind classification (CLS, SA, ID, NLI, ET, MRC-MC): accuracy, beside the accuracy
+  of the majority baseline (metrics.baseline_predictions).
+* extraction: every other dataset. Its span F1 is that of the spans in NER, SF, SA with spans and MRC-SE; of the
+  entities in RE; of triggers and arguments, with type and role, in EE. Beside it stands copying nothing (the same
+  measure of empty predictions). Triples, Arg-C and span reading's token F1 are headlines of datasets, hence of tasks.
+
+Rates, each of one dataset: parse_error_rate, the share of its questions whose answer was not well-formed;
+unasked_rate, the share whose answer named a label that was not asked; hallucination_rate, the share of its predicted
+span strings (each once a question and label) that do not occur in the text; 0 where nothing was asked or answered.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from seqgpt_jax.data.datasets import Dataset, sample_records
+from seqgpt_jax.errors import UserError
+from seqgpt_jax.metrics import DatasetScore, baseline_predictions, empty_predictions, score_dataset
+from seqgpt_jax.predictor import Answered, RecordPrediction
+from seqgpt_jax.records import DatasetMeta, Record, record_to_dict
+
+
+class Predictor(Protocol):
+    """What can be evaluated: SeqGPT, or anything else that fills in records. metas[i] belongs to records[i]."""
+
+    def predict_records(
+        self, records: Sequence[Record], metas: Sequence[DatasetMeta], split: str = "test", progress: bool = False
+    ) -> list[RecordPrediction]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetEvaluation:
+    """One dataset: its scores, those of the baseline on the same records, and how well-behaved the answers were."""
+
+    name: str
+    task: str
+    language: str
+    kind: str
+    split: str
+    score: DatasetScore
+    baseline: DatasetScore
+    num_questions: int
+    parse_error_rate: float
+    hallucination_rate: float
+    unasked_rate: float
+    num_cut: int  # questions whose text was cut to fit the prompt
+    tokens_cut: int  # tokens that they lost
+
+    @property
+    def is_classification(self) -> bool:
+        return self.kind == "classification"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassificationGroup:
+    """Means over the datasets of kind classification."""
+
+    accuracy: float
+    majority_baseline: float
+    num_datasets: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractionGroup:
+    """Means over all other datasets (module docstring)."""
+
+    span_f1: float
+    copying_nothing: float
+    string_f1: float
+    parse_error_rate: float
+    hallucination_rate: float
+    num_datasets: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskScores:
+    """One task in one language: means over its datasets of their headlines, and the groups that it has a part in.
+
+    headlines: the names of the metrics that were averaged, usually one.
+    """
+
+    score: float
+    baseline: float
+    headlines: tuple[str, ...]
+    classification: ClassificationGroup | None
+    extraction: ExtractionGroup | None
+    num_datasets: int
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageScores:
+    """One language: the mean of its task means, and the groups over its datasets."""
+
+    score: float
+    baseline: float
+    tasks: Mapping[str, TaskScores]
+    classification: ClassificationGroup | None
+    extraction: ExtractionGroup | None
+    num_datasets: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A predictor on a set of datasets. skipped: datasets that have no such split."""
+
+    split: str
+    limit: int | None
+    datasets: tuple[DatasetEvaluation, ...]
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def classification(self) -> ClassificationGroup | None:
+        return _classification_group(self.datasets)
+
+    @property
+    def extraction(self) -> ExtractionGroup | None:
+        return _extraction_group(self.datasets)
+
+    @property
+    def languages(self) -> dict[str, LanguageScores]:
+        """By language code: never pooled."""
+        return {language: _language_scores(group) for language, group in _grouped(self.datasets, _language_of).items()}
+
+
+def evaluate(
+    predictor: Predictor,
+    datasets: Sequence[Dataset],
+    split: str = "test",
+    limit: int | None = None,
+    predictions_dir: Path | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Returns the scores of the predictor on `split` of every dataset that has it.
+
+    limit: records a dataset, the same ones for every predictor. predictions_dir: one file a dataset,
+    `<language>-<name>-<split>.jsonl`, one line a record with gold, prediction and every answer behind it.
+    The predictor is given the records without their gold. UserError where no dataset has the split.
+    """
+    present = [dataset for dataset in datasets if split in dataset.splits]
+    if not present:
+        names = sorted({name for dataset in datasets for name in dataset.splits})
+        raise UserError(
+            f"none of {len(datasets)} datasets has a split '{split}' (they have: {', '.join(names) or 'none'})"
+        )
+    golds = [sample_records(dataset, split, limit) for dataset in present]
+    records = [record for gold in golds for record in gold]
+    metas = [dataset.record_meta(record) for dataset, gold in zip(present, golds, strict=True) for record in gold]
+    predictions = iter(predictor.predict_records(empty_predictions(records), metas, split, progress))
+    evaluated = []
+    for dataset, gold in zip(present, golds, strict=True):
+        predicted = [next(predictions) for _ in gold]
+        evaluated.append(_evaluate_dataset(dataset.meta, split, gold, predicted))
+        if predictions_dir is not None:
+            path = predictions_dir / f"{dataset.meta.language}-{dataset.meta.name}-{split}.jsonl"
+            _write_predictions(path, gold, predicted)
+    skipped = tuple(dataset.meta.name for dataset in datasets if split not in dataset.splits)
+    return Evaluation(split, limit, tuple(evaluated), skipped)
+
+
+def _evaluate_dataset(
+    meta: DatasetMeta, split: str, gold: Sequence[Record], predicted: Sequence[RecordPrediction]
+) -> DatasetEvaluation:
+    answered = [answer for prediction in predicted for answer in prediction.answered]
+    num_strings = sum(len(answer.strings) for answer in answered)
+    return DatasetEvaluation(
+        name=meta.name,
+        task=meta.task,
+        language=meta.language,
+        kind=gold[0].kind if gold else "",
+        split=split,
+        score=score_dataset(gold, [prediction.record for prediction in predicted], meta),
+        baseline=score_dataset(gold, baseline_predictions(gold, meta), meta),
+        num_questions=len(answered),
+        parse_error_rate=_share(sum(bool(answer.parsed.problems) for answer in answered), len(answered)),
+        hallucination_rate=_share(sum(len(answer.invented) for answer in answered), num_strings),
+        unasked_rate=_share(sum(bool(answer.parsed.unasked) for answer in answered), len(answered)),
+        num_cut=sum(answer.tokens_cut > 0 for answer in answered),
+        tokens_cut=sum(answer.tokens_cut for answer in answered),
+    )
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+# --- averages --------------------------------------------------------------------------------------------------------
+
+
+def _language_of(dataset: DatasetEvaluation) -> str:
+    return dataset.language
+
+
+def _task_of(dataset: DatasetEvaluation) -> str:
+    return dataset.task
+
+
+def _grouped(
+    datasets: Iterable[DatasetEvaluation], key: Callable[[DatasetEvaluation], str]
+) -> dict[str, list[DatasetEvaluation]]:
+    groups: dict[str, list[DatasetEvaluation]] = {}
+    for dataset in datasets:
+        groups.setdefault(key(dataset), []).append(dataset)
+    return dict(sorted(groups.items()))
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def _classification_group(datasets: Iterable[DatasetEvaluation]) -> ClassificationGroup | None:
+    group = [dataset for dataset in datasets if dataset.is_classification]
+    if not group:
+        return None
+    return ClassificationGroup(
+        accuracy=_mean(dataset.score.metrics["accuracy"] for dataset in group),
+        majority_baseline=_mean(dataset.baseline.metrics["accuracy"] for dataset in group),
+        num_datasets=len(group),
+    )
+
+
+def _extraction_group(datasets: Iterable[DatasetEvaluation]) -> ExtractionGroup | None:
+    group = [dataset for dataset in datasets if not dataset.is_classification]
+    if not group:
+        return None
+    return ExtractionGroup(
+        span_f1=_mean(dataset.score.metrics["span_f1"] for dataset in group),
+        copying_nothing=_mean(dataset.baseline.metrics["span_f1"] for dataset in group),
+        string_f1=_mean(dataset.score.metrics["string_f1"] for dataset in group),
+        parse_error_rate=_mean(dataset.parse_error_rate for dataset in group),
+        hallucination_rate=_mean(dataset.hallucination_rate for dataset in group),
+        num_datasets=len(group),
+    )
+
+
+def _task_scores(datasets: Sequence[DatasetEvaluation]) -> TaskScores:
+    return TaskScores(
+        score=_mean(dataset.score.headline for dataset in datasets),
+        baseline=_mean(dataset.baseline.metrics[dataset.score.headline_name] for dataset in datasets),
+        headlines=tuple(sorted({dataset.score.headline_name for dataset in datasets})),
+        classification=_classification_group(datasets),
+        extraction=_extraction_group(datasets),
+        num_datasets=len(datasets),
+    )
+
+
+def _language_scores(datasets: Sequence[DatasetEvaluation]) -> LanguageScores:
+    tasks = {task: _task_scores(group) for task, group in _grouped(datasets, _task_of).items()}
+    return LanguageScores(
+        score=_mean(task.score for task in tasks.values()),
+        baseline=_mean(task.baseline for task in tasks.values()),
+        tasks=tasks,
+        classification=_classification_group(datasets),
+        extraction=_extraction_group(datasets),
+        num_datasets=len(datasets),
+    )
+
+
+# --- predictions on disk ---------------------------------------------------------------------------------------------
+
+
+def _write_predictions(path: Path, gold: Sequence[Record], predicted: Sequence[RecordPrediction]) -> None:
+    """One line a record, so that any number can be traced to the answers behind it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        for record, prediction in zip(gold, predicted, strict=True):
+            line = {
+                "gold": record_to_dict(record),
+                "predicted": record_to_dict(prediction.record),
+                "answers": [_answered_to_dict(answer) for answer in prediction.answered],
+            }
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    os.replace(temporary, path)
+
+
+def _answered_to_dict(answer: Answered) -> dict[str, Any]:
+    example = answer.example
+    return {
+        "step": example.source.step,
+        "query": list(example.source.query),
+        "kind": example.kind,
+        "text": example.text,
+        "labels": list(example.labels),
+        "raw": answer.raw,
+        "problems": list(answer.parsed.problems),
+        "unasked": list(answer.parsed.unasked),
+        "invented": list(answer.invented),
+        "tokens_cut": answer.tokens_cut,
+    }

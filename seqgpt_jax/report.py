@@ -1,0 +1,358 @@
+"""The report of a run: report.json for programs, report.md and figures for people, a table for the terminal.
+
+What the numbers mean: evaluation.py and metrics.py. What is written:
+
+    report.json   stages [{name, steps, loss_first, loss_last, tokens_per_second}], and an object a section (held_out):
+                  classification {accuracy, majority_baseline}, extraction {span_f1, copying_nothing,
+                  parse_error_rate, hallucination_rate}, per_language {en, zh: score, baseline, both groups, per_task},
+                  per_task {NER: {en, zh}}, datasets [...]
+    report.md     the same for reading
+    figures/      loss.png, <section>.png: each task beside its baseline
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seqgpt_jax.errors import UserError
+from seqgpt_jax.evaluation import (
+    ClassificationGroup,
+    DatasetEvaluation,
+    Evaluation,
+    ExtractionGroup,
+    LanguageScores,
+    TaskScores,
+)
+from seqgpt_jax.records import TASKS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, slots=True)
+class StageSummary:
+    """How one training stage went. Losses are means a supervised token, over its first and last logged steps."""
+
+    name: str
+    steps: int
+    loss_first: float
+    loss_last: float
+    tokens_per_second: float
+
+
+def write_report(
+    run_dir: Path,
+    stages: Sequence[StageSummary],
+    sections: Mapping[str, Evaluation],
+    details: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Writes report.json, report.md and figures/*.png into the run directory; returns what report.json holds.
+
+    sections: evaluations by name ("held_out"). details: further top-level fields of report.json, such as the device.
+    The loss curve comes from metrics.jsonl, where the run has one.
+    """
+    taken = {"stages", *(details or {})} & set(sections)
+    if taken:
+        raise UserError(f"a section of the report cannot be named '{min(taken)}' (choose another name)")
+    report: dict[str, Any] = {"stages": [_rounded(asdict(stage)) for stage in stages], **(details or {})}
+    report |= {name: section_to_dict(evaluation) for name, evaluation in sections.items()}
+    figures = run_dir / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    losses = read_losses(run_dir / "metrics.jsonl")
+    if losses:
+        _draw_losses(losses, figures / "loss.png")
+    for name, evaluation in sections.items():
+        _draw_tasks(name, evaluation, figures / f"{name}.png")
+    _write(run_dir / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    _write(run_dir / "report.md", _markdown(run_dir.name, stages, sections, has_losses=bool(losses)))
+    return report
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def section_to_dict(evaluation: Evaluation) -> dict[str, Any]:
+    """Returns an evaluation as report.json holds it. A group without datasets is left out."""
+    languages = evaluation.languages
+    per_task = {
+        task: {name: _task_to_dict(scores.tasks[task]) for name, scores in languages.items() if task in scores.tasks}
+        for task in _tasks(languages)
+    }
+    return {
+        "split": evaluation.split,
+        "limit": evaluation.limit,
+        "num_datasets": len(evaluation.datasets),
+        "num_records": sum(dataset.score.num_records for dataset in evaluation.datasets),
+        **_groups_to_dict(evaluation.classification, evaluation.extraction),
+        "per_language": {name: _language_to_dict(scores) for name, scores in languages.items()},
+        "per_task": per_task,
+        "datasets": [_dataset_to_dict(dataset) for dataset in evaluation.datasets],
+        "skipped": list(evaluation.skipped),
+    }
+
+
+def _groups_to_dict(
+    classification: ClassificationGroup | None, extraction: ExtractionGroup | None
+) -> dict[str, dict[str, Any]]:
+    groups = {"classification": classification, "extraction": extraction}
+    return {name: _rounded(asdict(group)) for name, group in groups.items() if group is not None}
+
+
+def _language_to_dict(scores: LanguageScores) -> dict[str, Any]:
+    return {
+        **_rounded({"score": scores.score, "baseline": scores.baseline, "num_datasets": scores.num_datasets}),
+        **_groups_to_dict(scores.classification, scores.extraction),
+        "per_task": {task: _task_to_dict(scores.tasks[task]) for task in _tasks({"": scores})},
+    }
+
+
+def _task_to_dict(scores: TaskScores) -> dict[str, Any]:
+    return {
+        **_rounded({"score": scores.score, "baseline": scores.baseline, "num_datasets": scores.num_datasets}),
+        "headlines": list(scores.headlines),
+        **_groups_to_dict(scores.classification, scores.extraction),
+    }
+
+
+def _dataset_to_dict(dataset: DatasetEvaluation) -> dict[str, Any]:
+    fields = asdict(dataset)
+    score, baseline = fields.pop("score"), fields.pop("baseline")
+    return {
+        **_rounded({"name": fields.pop("name"), **fields}),
+        "num_records": score["num_records"],
+        "headline": score["headline_name"],
+        **_rounded({"score": score["headline"], "baseline": baseline["metrics"][score["headline_name"]]}),
+        "metrics": _rounded(score["metrics"]),
+        "baseline_metrics": _rounded(baseline["metrics"]),
+    }
+
+
+def _rounded(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in fields.items()}
+
+
+def _tasks(languages: Mapping[str, LanguageScores]) -> list[str]:
+    """The tasks of any of the languages, in the order of records.TASKS."""
+    return [task for task in TASKS if any(task in scores.tasks for scores in languages.values())]
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def section_to_text(name: str, evaluation: Evaluation) -> str:
+    """Returns the table for the terminal: a row a task, columns by language, each score beside its baseline."""
+    header, *rows = _task_rows(evaluation)
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    lines = [f"{name} ({_scope(evaluation)})"]
+    for row in (header, *rows):
+        cells = [row[0].ljust(widths[0]), row[1].ljust(widths[1])]
+        cells += [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return "\n".join(lines + [f"  {line}" for line in _group_lines(evaluation)])
+
+
+def _scope(evaluation: Evaluation) -> str:
+    limit = "all records" if evaluation.limit is None else f"at most {evaluation.limit} records a dataset"
+    skipped = f", {len(evaluation.skipped)} without this split" if evaluation.skipped else ""
+    return f"{evaluation.split}, {len(evaluation.datasets)} datasets{skipped}, {limit}"
+
+
+def _task_rows(evaluation: Evaluation) -> list[list[str]]:
+    languages = evaluation.languages
+    header = ["task", "metric"]
+    for name in languages:
+        header += [name, "baseline", "datasets"]
+    rows = [header]
+    for task in _tasks(languages):
+        headlines = {h for scores in languages.values() if task in scores.tasks for h in scores.tasks[task].headlines}
+        row = [task, ", ".join(sorted(headlines))]
+        for scores in languages.values():
+            row += _cells(scores.tasks.get(task))
+        rows.append(row)
+    mean_row = ["mean", "over tasks"]
+    for scores in languages.values():
+        mean_row += _cells(scores)
+    return [*rows, mean_row]
+
+
+def _cells(scores: TaskScores | LanguageScores | None) -> list[str]:
+    if scores is None:
+        return ["-", "-", "-"]
+    return [f"{scores.score:.3f}", f"{scores.baseline:.3f}", str(scores.num_datasets)]
+
+
+def _group_lines(evaluation: Evaluation) -> list[str]:
+    """Both groups over all datasets and by language, in words."""
+    groups: dict[str, Evaluation | LanguageScores] = {"all": evaluation, **evaluation.languages}
+    lines = []
+    for name, group in groups.items():
+        if group.classification is not None:
+            g = group.classification
+            lines.append(
+                f"classification, {name}: accuracy {g.accuracy:.3f} (majority {g.majority_baseline:.3f}; "
+                f"{g.num_datasets} datasets)"
+            )
+    for name, group in groups.items():
+        if group.extraction is not None:
+            e = group.extraction
+            lines.append(
+                f"extraction, {name}: span F1 {e.span_f1:.3f} (copying nothing {e.copying_nothing:.3f}; "
+                f"{e.num_datasets} datasets), string F1 {e.string_f1:.3f}, malformed answers {e.parse_error_rate:.1%}, "
+                f"strings not in the text {e.hallucination_rate:.1%}"
+            )
+    return lines
+
+
+def _markdown(name: str, stages: Sequence[StageSummary], sections: Mapping[str, Evaluation], has_losses: bool) -> str:
+    parts = [f"# Report of {name}", ""]
+    if stages:
+        parts += ["## Training", ""]
+        rows = [["stage", "steps", "loss first", "loss last", "tokens/s"]]
+        for stage in stages:
+            losses = [f"{stage.loss_first:.3f}", f"{stage.loss_last:.3f}"]
+            rows.append([stage.name, str(stage.steps), *losses, f"{stage.tokens_per_second:,.0f}"])
+        parts += [*_markdown_table(rows, num_left=1), ""]
+    if has_losses:
+        parts += ["![loss a supervised token](figures/loss.png)", ""]
+    for section, evaluation in sections.items():
+        parts += [
+            f"## {section}",
+            "",
+            f"{_scope(evaluation)}. Each score stands beside its baseline: the majority answer",
+        ]
+        parts += [
+            "(classification), or copying nothing (all else). Means: datasets, then tasks; languages are never pooled."
+        ]
+        parts += ["", *_markdown_table(_task_rows(evaluation), num_left=2), ""]
+        parts += [f"- {line}" for line in _group_lines(evaluation)]
+        parts += ["", f"![{section} by task](figures/{section}.png)", "", "### Every dataset", ""]
+        parts += [*_markdown_table(_dataset_rows(evaluation), num_left=4), ""]
+    return "\n".join(parts)
+
+
+def _dataset_rows(evaluation: Evaluation) -> list[list[str]]:
+    header = ["language", "task", "dataset", "metric", "score", "baseline", "records"]
+    rows = [[*header, "malformed", "not in text", "not asked", "texts cut"]]
+    for dataset in sorted(evaluation.datasets, key=lambda d: (d.language, TASKS.index(d.task), d.name)):
+        score = dataset.score
+        row = [dataset.language, dataset.task, dataset.name, score.headline_name, f"{score.headline:.3f}"]
+        row += [f"{dataset.baseline.metrics[score.headline_name]:.3f}", str(score.num_records)]
+        row += [f"{dataset.parse_error_rate:.1%}", f"{dataset.hallucination_rate:.1%}", f"{dataset.unasked_rate:.1%}"]
+        rows.append([*row, f"{dataset.num_cut} of {dataset.num_questions}"])
+    return rows
+
+
+def _markdown_table(rows: Sequence[Sequence[str]], num_left: int) -> list[str]:
+    """num_left: columns that are aligned to the left; the others hold numbers."""
+    rule = ["---" if column < num_left else "---:" for column in range(len(rows[0]))]
+    return [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+_COLOURS = {"en": "#2b6cb0", "zh": "#dd7733"}
+
+
+def read_losses(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """Returns stage -> [(step, loss)] of a metrics.jsonl, stages in its order; {} where there is no such file.
+
+    Rows without a loss are passed over. A run that was resumed may hold a step twice: the later row stands. A line that
+    cannot be read (cut off by a crash) is passed over with a warning.
+    """
+    losses: dict[str, dict[int, float]] = {}
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+                if "loss" in row:
+                    losses.setdefault(row["stage"], {})[int(row["step"])] = float(row["loss"])
+            except (ValueError, KeyError, TypeError) as error:
+                warnings.warn(f"{path}:{number} is no row of metrics, and is left out: {error!r}", stacklevel=2)
+    return {stage: sorted(by_step.items()) for stage, by_step in losses.items()}
+
+
+def _new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    # Imported here: a second that only a report is worth. A Figure without pyplot draws with Agg and needs no display.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _draw_losses(losses: Mapping[str, Sequence[tuple[int, float]]], path: Path) -> None:
+    """Stages one after the other along the steps: each logged loss faint, its running mean strong."""
+    figure, axes = _new_figure(7, 3.6)
+    before = 0
+    for index, (stage, rows) in enumerate(losses.items()):
+        steps = [before + step for step, _ in rows]
+        values = [loss for _, loss in rows]
+        colour = f"C{index}"
+        axes.plot(steps, values, color=colour, alpha=0.3, linewidth=1)
+        axes.plot(steps, _running_mean(values, max(len(values) // 20, 1)), color=colour, linewidth=2, label=stage)
+        if before:
+            axes.axvline(before, color="0.6", linewidth=0.8, linestyle=":")
+        before = steps[-1]
+    axes.set(xlabel="step", ylabel="loss a supervised token (nats)")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _running_mean(values: Sequence[float], half: int) -> list[float]:
+    """The mean of each value with up to `half` neighbours on either side, as many on both."""
+    means = []
+    for i in range(len(values)):
+        reach = min(half, i, len(values) - 1 - i)
+        window = values[i - reach : i + reach + 1]
+        means.append(sum(window) / len(window))
+    return means
+
+
+def _draw_tasks(name: str, evaluation: Evaluation, path: Path) -> None:
+    """A group of bars a task and one for the mean over tasks; the black tick on a bar is its baseline."""
+    languages = evaluation.languages
+    tasks = [*_tasks(languages), "mean"]
+    figure, axes = _new_figure(max(4.5, 1.2 + 0.75 * len(tasks)), 3.8)
+    width = 0.8 / max(len(languages), 1)
+    for index, (language, scores) in enumerate(languages.items()):
+        shift = (index - (len(languages) - 1) / 2) * width
+        bars = {x: scores if task == "mean" else scores.tasks.get(task) for x, task in enumerate(tasks)}
+        present = {x + shift: bar for x, bar in bars.items() if bar is not None}
+        heights = [bar.score for bar in present.values()]
+        colour = _COLOURS.get(language, f"C{index + 2}")
+        axes.bar(list(present), heights, width * 0.94, color=colour, label=language)
+        axes.hlines(
+            [bar.baseline for bar in present.values()],
+            [x - width * 0.47 for x in present],
+            [x + width * 0.47 for x in present],
+            color="black",
+            linewidth=2,
+            label="_" if index else "baseline",  # "_": named once in the legend
+        )
+        for x, bar in present.items():
+            above = max(bar.score, bar.baseline) + 0.015
+            axes.text(x, above, f"{bar.score:.2f}", ha="center", va="bottom", fontsize=7, color="0.25")
+    axes.axvline(len(tasks) - 1.5, color="0.6", linewidth=0.8, linestyle=":")
+    axes.set_xticks(range(len(tasks)), tasks)
+    axes.set(ylim=(0, 1.08), ylabel="score", title=f"{name}: {evaluation.split}, {len(evaluation.datasets)} datasets")
+    axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,145 @@
+"""report.py: what report.json promises to programs, the tables, the figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from seqgpt_jax.errors import UserError
+from seqgpt_jax.evaluation import DatasetEvaluation, Evaluation
+from seqgpt_jax.metrics import DatasetScore
+from seqgpt_jax.report import StageSummary, read_losses, section_to_dict, section_to_text, write_report
+
+STAGES = (StageSummary("synthetic", 300, 5.25, 0.81, 3400.0), StageSummary("real", 200, 1.5, 0.6, 3300.0))
+
+
+def _dataset(name: str, task: str, language: str, score: float, baseline: float) -> DatasetEvaluation:
+    if task in ("CLS", "SA"):
+        kind, headline, names = "classification", "accuracy", ("accuracy", "micro_f1", "macro_f1")
+    else:
+        kind, names = "extraction", ("span_f1", "span_precision", "span_recall", "string_f1", "token_f1")
+        headline = "token_f1" if task == "MRC-SE" else "span_f1"
+    scores = [DatasetScore(headline, value, dict.fromkeys(names, value), 20) for value in (score, baseline)]
+    return DatasetEvaluation(name, task, language, kind, "test", scores[0], scores[1], 40, 0.1, 0.05, 0.025, 3, 30)
+
+
+@pytest.fixture
+def evaluation() -> Evaluation:
+    return Evaluation(
+        "test",
+        20,
+        (
+            _dataset("topics", "CLS", "en", 0.6, 0.25),
+            _dataset("themes", "CLS", "en", 0.8, 0.35),
+            _dataset("people", "NER", "en", 0.5, 0.0),
+            _dataset("tones", "SA", "zh", 0.75, 0.5),
+            _dataset("names", "NER", "zh", 0.3, 0.0),
+            _dataset("answers", "MRC-SE", "zh", 0.9, 0.2),
+        ),
+        ("figer_gold",),
+    )
+
+
+def _write_losses(run_dir: Path) -> None:
+    rows = [{"stage": "synthetic", "step": step, "loss": 5.0 / (1 + step / 20) + 0.4} for step in range(0, 300, 10)]
+    rows += [{"stage": "real", "step": step, "loss": 2.0 / (1 + step / 40) + 0.3} for step in range(0, 200, 10)]
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def test_report_json_has_the_promised_shape(tmp_path: Path, evaluation: Evaluation) -> None:
+    _write_losses(tmp_path)
+    returned = write_report(tmp_path, STAGES, {"held_out": evaluation}, {"device": "cpu"})
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    assert report == returned
+    assert report["device"] == "cpu"
+    assert report["stages"][0] == {
+        "name": "synthetic",
+        "steps": 300,
+        "loss_first": 5.25,
+        "loss_last": 0.81,
+        "tokens_per_second": 3400.0,
+    }
+    section = report["held_out"]
+    assert section["classification"] == {
+        "accuracy": pytest.approx((0.6 + 0.8 + 0.75) / 3, abs=1e-6),
+        "majority_baseline": pytest.approx((0.25 + 0.35 + 0.5) / 3, abs=1e-6),
+        "num_datasets": 3,
+    }
+    assert section["extraction"] == {
+        "span_f1": pytest.approx((0.5 + 0.3 + 0.9) / 3, abs=1e-6),
+        "copying_nothing": pytest.approx(0.2 / 3, abs=1e-6),
+        "string_f1": pytest.approx((0.5 + 0.3 + 0.9) / 3, abs=1e-6),
+        "parse_error_rate": 0.1,
+        "hallucination_rate": 0.05,
+        "num_datasets": 3,
+    }
+    assert section["per_language"]["en"]["classification"]["accuracy"] == 0.7
+    assert section["per_language"]["en"]["score"] == 0.6  # tasks: CLS 0.7, NER 0.5
+    assert section["per_language"]["zh"]["per_task"]["NER"]["extraction"]["span_f1"] == 0.3
+    assert list(section["per_task"]) == ["NER", "SA", "CLS", "MRC-SE"]  # records.TASKS' order
+    assert section["per_task"]["CLS"].keys() == {"en"}
+    assert section["per_task"]["NER"]["zh"]["score"] == 0.3
+    assert section["per_task"]["MRC-SE"]["zh"]["headlines"] == ["token_f1"]
+    assert (section["split"], section["limit"], section["num_datasets"], section["num_records"]) == ("test", 20, 6, 120)
+    assert section["skipped"] == ["figer_gold"]
+    first = section["datasets"][0]
+    assert (first["name"], first["score"], first["baseline"], first["headline"]) == ("topics", 0.6, 0.25, "accuracy")
+    assert first["metrics"]["macro_f1"] == 0.6
+    assert first["tokens_cut"] == 30
+
+
+def test_a_group_without_datasets_is_left_out() -> None:
+    section = section_to_dict(Evaluation("test", None, (_dataset("people", "NER", "en", 0.5, 0.0),)))
+    assert "classification" not in section
+    assert list(section["per_language"]) == ["en"]
+    assert "classification" not in section["per_language"]["en"]
+
+
+def test_the_terminal_table(evaluation: Evaluation) -> None:
+    assert section_to_text("held_out", evaluation).splitlines()[:7] == [
+        "held_out (test, 6 datasets, 1 without this split, at most 20 records a dataset)",
+        "  task    metric         en  baseline  datasets     zh  baseline  datasets",
+        "  NER     span_f1     0.500     0.000         1  0.300     0.000         1",
+        "  SA      accuracy        -         -         -  0.750     0.500         1",
+        "  CLS     accuracy    0.700     0.300         2      -         -         -",
+        "  MRC-SE  token_f1        -         -         -  0.900     0.200         1",
+        "  mean    over tasks  0.600     0.150         3  0.650     0.233         3",
+    ]
+    assert "classification, all: accuracy 0.717 (majority 0.367; 3 datasets)" in section_to_text("x", evaluation)
+
+
+def test_report_md_and_figures(tmp_path: Path, evaluation: Evaluation) -> None:
+    _write_losses(tmp_path)
+    write_report(tmp_path, STAGES, {"held_in_validation": evaluation, "held_out": evaluation})
+    text = (tmp_path / "report.md").read_text("utf-8")
+    assert "| synthetic | 300 | 5.250 | 0.810 | 3,400 |" in text
+    assert "| zh | MRC-SE | answers | token_f1 | 0.900 | 0.200 | 20 | 10.0% | 5.0% | 2.5% | 3 of 40 |" in text
+    named = {line.split("(")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
+    drawn = {f"figures/{path.name}" for path in (tmp_path / "figures").iterdir()}
+    assert named == drawn == {"figures/loss.png", "figures/held_in_validation.png", "figures/held_out.png"}
+    for path in (tmp_path / "figures").iterdir():
+        assert path.read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_run_without_losses_has_no_loss_figure(tmp_path: Path, evaluation: Evaluation) -> None:
+    write_report(tmp_path, (), {"held_out": evaluation})
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["held_out.png"]
+    assert "loss.png" not in (tmp_path / "report.md").read_text("utf-8")
+
+
+def test_losses_of_a_resumed_run(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    rows = ['{"stage": "a", "step": 1, "loss": 3}', '{"stage": "a", "step": 2, "loss": 2}', '{"stage": "a", "step"']
+    rows += ['{"stage": "a", "step": 2, "loss": 1.5}', '{"stage": "a", "step": 2, "eval/accuracy": 0.5}']
+    path.write_text("\n".join(rows), "utf-8")
+    with pytest.warns(UserWarning, match=r"metrics.jsonl:3 is no row"):
+        assert read_losses(path) == {"a": [(1, 3.0), (2, 1.5)]}
+    assert read_losses(tmp_path / "none.jsonl") == {}
+
+
+def test_a_section_cannot_take_the_place_of_the_stages(tmp_path: Path, evaluation: Evaluation) -> None:
+    with pytest.raises(UserError, match="'stages'"):
+        write_report(tmp_path, STAGES, {"stages": evaluation})
