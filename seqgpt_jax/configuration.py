@@ -11,7 +11,7 @@ Every name that gin knows is a key of `SECTIONS`. A binding that would change no
 from __future__ import annotations
 
 import difflib
-import importlib.util  # gin's resource reader uses it without importing it
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,8 +26,6 @@ from seqgpt_jax.errors import UserError
 from seqgpt_jax.negatives import AskConfig
 from seqgpt_jax.recipe import Recipe
 from seqgpt_jax.training.optimizers import OptimizerConfig
-
-assert importlib.util is not None
 
 SECTIONS: Mapping[str, type] = {
     "recipe": Recipe,
@@ -56,6 +54,8 @@ _MACRO = "gin.macro"
 for _name, _class in SECTIONS.items():
     gin.external_configurable(_class, name=_name, module=_MODULE)
 _build_recipe = gin.get_configurable("recipe")
+# Includes are plain files; gin's second reader would look inside Python packages and log an error for every miss.
+gin_state._FILE_READERS[:] = [(open, os.path.isfile)]
 
 
 def gin_folder() -> Path:

@@ -98,7 +98,7 @@ def restore_params(folder: Path, abstract: Params, step: int | None = None) -> P
         return manager.restore(step, args=items)["params"]
 
 
-def finished_stages(run_dir: Path) -> list[StageInfo]:
+def saved_stages(run_dir: Path) -> list[StageInfo]:
     """Stages of a run that have a checkpoint, in the order of the recipe. UserError for a damaged stage.json."""
     found = []
     for file in sorted((run_dir / "checkpoints").glob(f"*/{_STAGE_FILE}")):
@@ -117,7 +117,7 @@ def load_run(run_dir: Path) -> tuple[Bloom, Vocabulary]:
 
     Raises UserError where there is no checkpoint.
     """
-    stages = finished_stages(run_dir)
+    stages = saved_stages(run_dir)
     if not stages:
         raise UserError(f"{run_dir}: no checkpoint in it (give the directory that `seqgpt train` wrote)")
     config = stages[-1].model

@@ -46,7 +46,7 @@ class StageResult:
 
 
 class Journal:
-    """Writes the rows of one stage, from step `start` on; rows of later steps, of a run that was cut off, are removed."""
+    """Writes the rows of one stage after step `start`; rows of later steps, left by a run that was cut off, go."""
 
     def __init__(self, run_dir: Path, stage: str, start: int, num_steps: int, *, show_progress: bool = True) -> None:
         self._stage, self._losses = stage, deque[float](maxlen=_SMOOTHED)

@@ -27,7 +27,7 @@ from seqgpt_jax.training.checkpoints import (
     StageCheckpoints,
     StageInfo,
     checkpoint_folder,
-    finished_stages,
+    saved_stages,
     restore_params,
     write_atomically,
 )
@@ -297,15 +297,13 @@ def _claim_run_dir(run_dir: Path, config_text: str, allow_changed_config: bool) 
     file = run_dir / "config.gin"
     old = file.read_text("utf-8") if file.is_file() else None
     if old is not None and old != config_text:
-        if finished_stages(run_dir) and not allow_changed_config:
+        if saved_stages(run_dir) and not allow_changed_config:
             before, after = set(old.splitlines()), set(config_text.splitlines())
-            changes = [f"- {line}" for line in sorted(before - after)] + [
-                f"+ {line}" for line in sorted(after - before)
-            ]
+            changes = [f"- {line}" for line in sorted(before - after)] + [f"+ {line}" for line in sorted(after - before)]
+            shown = "; ".join(changes[:6]) + (" ..." if len(changes) > 6 else "")
             raise UserError(
-                f"{run_dir}: holds a run with another config: {'; '.join(changes[:6])}{' ...' if len(changes) > 6 else ''} "
-                "(choose another --run_dir, or remove this one)"
+                f"{run_dir}: holds a run with another config: {shown} (choose another --run_dir, or remove this one)"
             )
-        if not finished_stages(run_dir):
+        if not saved_stages(run_dir):
             shutil.rmtree(run_dir / "tokenizer", ignore_errors=True)
     write_atomically(file, config_text)
