@@ -132,7 +132,8 @@ def _read_choice(
     """Returns the chosen labels in the order asked, the labels that were not asked, and the problems."""
     problems = []
     lines = [line.strip() for line in answer_text.split("\n") if line.strip()]
-    if not answer_text.endswith("\n"):
+    cut_off = not answer_text.endswith("\n")
+    if cut_off:
         problems.append("no line break at the end")
     if len(lines) != 1:
         problems.append(f"{len(lines)} lines instead of 1")
@@ -143,6 +144,8 @@ def _read_choice(
         # The separator's ASCII twin may be part of a label, so labels are matched before anything is cut at a comma.
         found += pieces if known.issuperset(pieces) else _cut_at_labels(line.replace(separator, ","), known)
 
+    if cut_off and found and found[-1] not in known and any(label.startswith(found[-1]) for label in known):
+        found.pop()  # a label that was cut off, not one that was not asked
     unasked = tuple(dict.fromkeys(piece for piece in found if piece not in known))
     if unasked:
         problems.append(f"labels that were not asked: {_quote(unasked)}")
@@ -188,8 +191,10 @@ def _read_spans(answer_text: str, asked: Sequence[str]) -> tuple[dict[str, list[
     else:
         bodies = _find_labels(lines, asked, problems)
 
-    if rest and bodies and rest != bodies[-1][1] and rest.endswith(bodies[-1][1]) and NONE.startswith(bodies[-1][1].strip()):
-        bodies[-1] = (bodies[-1][0], NONE)  # cut off after "label: No"
+    if rest and bodies:
+        label, body = bodies[-1]
+        if rest.endswith(":" + body) and NONE.startswith(body.strip()):  # cut off after "label: No"
+            bodies[-1] = (label, NONE)
     spans: dict[str, list[str]] = {}
     for label, body in bodies:
         if label in spans:

@@ -300,6 +300,8 @@ def _read_span(reader: _Fields, text: str, label: str) -> Span:
         raise reader.error("start", f"is {span.start}", "offsets count code points from 0")
     if span.end <= span.start:
         raise reader.error("end", f"is {span.end}, not after start {span.start}", "the end is exclusive")
+    if span.end > len(text):
+        raise reader.error("end", f"is {span.end}, but the text has {len(text)} code points")
     if text[span.start : span.end] != span.text:
         found = text[span.start : span.end]
         problem = f"text[{span.start}:{span.end}] is {_show(found)}, not {_show(span.text)}"
@@ -476,12 +478,12 @@ def _read_pairs(reader: _Fields, name: str) -> frozenset[tuple[str, str]]:
 
 
 def write_meta(folder: Path, meta: DatasetMeta) -> None:
-    """Writes meta.json, without the fields that are empty."""
-    fields = {name: getattr(meta, name) for name in DatasetMeta.__dataclass_fields__}
+    """Writes meta.json, without the fields that have their default."""
+    default = DatasetMeta(name="", task="", language="", labels=())
+    names = {name for name in DatasetMeta.__dataclass_fields__ if getattr(meta, name) != getattr(default, name)}
+    kept = {name: getattr(meta, name) for name in DatasetMeta.__dataclass_fields__ if name in names or name == "labels"}
     if meta.pair_types is not None:
-        fields["pair_types"] = sorted(meta.pair_types)
-    required = {"name", "task", "language", "labels"}
-    kept = {name: value for name, value in fields.items() if name in required or value not in (None, "", (), {})}
+        kept["pair_types"] = sorted(meta.pair_types)
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".meta.json.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(kept, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
