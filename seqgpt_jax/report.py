@@ -318,10 +318,10 @@ def _draw_losses(losses: Mapping[str, Sequence[tuple[int, float]]], path: Path) 
 
 
 def _running_mean(values: Sequence[float], half: int) -> list[float]:
-    """The mean of each value with up to `half` neighbours on either side, as many on both."""
+    """The mean of each value with up to `half` neighbours on either side; at the start, as many on both."""
     means = []
     for i in range(len(values)):
-        reach = min(half, i, len(values) - 1 - i)
+        reach = min(half, i)
         window = values[i - reach : i + reach + 1]
         means.append(sum(window) / len(window))
     return means
@@ -349,7 +349,8 @@ def _draw_tasks(name: str, evaluation: Evaluation, path: Path) -> None:
             label="_" if index else "baseline",  # "_": named once in the legend
         )
         for x, bar in present.items():
-            above = max(bar.score, bar.baseline) + 0.015
+            tick_in_the_way = 0 <= bar.baseline - bar.score < 0.07
+            above = (bar.baseline if tick_in_the_way else bar.score) + 0.015
             axes.text(x, above, f"{bar.score:.2f}", ha="center", va="bottom", fontsize=7, color="0.25")
     axes.axvline(len(tasks) - 1.5, color="0.6", linewidth=0.8, linestyle=":")
     axes.set_xticks(range(len(tasks)), tasks)
