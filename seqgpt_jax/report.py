@@ -2,7 +2,7 @@
 
 What the numbers mean: evaluation.py and metrics.py. What is written:
 
-    report.json   stages [{name, steps, loss_first, loss_last, tokens_per_second}], and an object a section (held_out):
+    report.json   stages [{name, steps, loss_first, loss_last, tokens_per_second ...}], an object a section (held_out):
                   classification {accuracy, majority_baseline}, extraction {span_f1, copying_nothing,
                   parse_error_rate, hallucination_rate}, per_language {en, zh: score, baseline, both groups, per_task},
                   per_task {NER: {en, zh}}, datasets [...]
@@ -13,10 +13,10 @@ What the numbers mean: evaluation.py and metrics.py. What is written:
 from __future__ import annotations
 
 import json
+import math
 import os
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,26 +30,16 @@ from seqgpt_jax.evaluation import (
     TaskScores,
 )
 from seqgpt_jax.records import TASKS
+from seqgpt_jax.training.journal import StageResult, read_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True, slots=True)
-class StageSummary:
-    """How one training stage went. Losses are means a supervised token, over its first and last logged steps."""
-
-    name: str
-    steps: int
-    loss_first: float
-    loss_last: float
-    tokens_per_second: float
-
-
 def write_report(
     run_dir: Path,
-    stages: Sequence[StageSummary],
+    stages: Sequence[StageResult],
     sections: Mapping[str, Evaluation],
     details: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -65,7 +55,7 @@ def write_report(
     report |= {name: section_to_dict(evaluation) for name, evaluation in sections.items()}
     figures = run_dir / "figures"
     figures.mkdir(parents=True, exist_ok=True)
-    losses = read_losses(run_dir / "metrics.jsonl")
+    losses = read_losses(run_dir)
     if losses:
         _draw_losses(losses, figures / "loss.png")
     for name, evaluation in sections.items():
@@ -141,7 +131,12 @@ def _dataset_to_dict(dataset: DatasetEvaluation) -> dict[str, Any]:
 
 
 def _rounded(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: round(value, 6) if isinstance(value, float) else value for name, value in fields.items()}
+    """Floats to six digits; what is not a number, as a diverged loss, is null: JSON has no NaN."""
+    return {name: _round(value) if isinstance(value, float) else value for name, value in fields.items()}
+
+
+def _round(value: float) -> float | None:
+    return round(value, 6) if math.isfinite(value) else None
 
 
 def _tasks(languages: Mapping[str, LanguageScores]) -> list[str]:
@@ -216,7 +211,7 @@ def _group_lines(evaluation: Evaluation) -> list[str]:
     return lines
 
 
-def _markdown(name: str, stages: Sequence[StageSummary], sections: Mapping[str, Evaluation], has_losses: bool) -> str:
+def _markdown(name: str, stages: Sequence[StageResult], sections: Mapping[str, Evaluation], has_losses: bool) -> str:
     parts = [f"# Report of {name}", ""]
     if stages:
         parts += ["## Training", ""]
@@ -266,24 +261,13 @@ def _markdown_table(rows: Sequence[Sequence[str]], num_left: int) -> list[str]:
 _COLOURS = {"en": "#2b6cb0", "zh": "#dd7733"}
 
 
-def read_losses(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Returns stage -> [(step, loss)] of a metrics.jsonl, stages in its order; {} where there is no such file.
-
-    Rows without a loss are passed over. A run that was resumed may hold a step twice: the later row stands. A line that
-    cannot be read (cut off by a crash) is passed over with a warning.
-    """
-    losses: dict[str, dict[int, float]] = {}
-    if not path.is_file():
-        return {}
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-                if "loss" in row:
-                    losses.setdefault(row["stage"], {})[int(row["step"])] = float(row["loss"])
-            except (ValueError, KeyError, TypeError) as error:
-                warnings.warn(f"{path}:{number} is no row of metrics, and is left out: {error!r}", stacklevel=2)
-    return {stage: sorted(by_step.items()) for stage, by_step in losses.items()}
+def read_losses(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    """Returns stage -> [(step, loss)] of the run's metrics.jsonl, if it has one; losses that are no numbers are left out."""
+    losses: dict[str, list[tuple[int, float]]] = {}
+    for row in read_rows(run_dir):
+        if row.get("loss") is not None:
+            losses.setdefault(row["stage"], []).append((row["step"], row["loss"]))
+    return losses
 
 
 def _new_figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -10,9 +10,13 @@ import pytest
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.evaluation import DatasetEvaluation, Evaluation
 from seqgpt_jax.metrics import DatasetScore
-from seqgpt_jax.report import StageSummary, read_losses, section_to_dict, section_to_text, write_report
+from seqgpt_jax.report import read_losses, section_to_dict, section_to_text, write_report
+from seqgpt_jax.training.journal import StageResult
 
-STAGES = (StageSummary("synthetic", 300, 5.25, 0.81, 3400.0), StageSummary("real", 200, 1.5, 0.6, 3300.0))
+STAGES = (
+    StageResult("synthetic", 300, 5.25, 0.81, 0.7, 1_020_000, 300.0, 3400.0, 500.0),
+    StageResult("real", 200, 1.5, float("nan"), 0.8, 660_000, 200.0, 3300.0, 480.0),
+)
 
 
 def _dataset(name: str, task: str, language: str, score: float, baseline: float) -> DatasetEvaluation:
@@ -54,13 +58,9 @@ def test_report_json_has_the_promised_shape(tmp_path: Path, evaluation: Evaluati
     report = json.loads((tmp_path / "report.json").read_text("utf-8"))
     assert report == returned
     assert report["device"] == "cpu"
-    assert report["stages"][0] == {
-        "name": "synthetic",
-        "steps": 300,
-        "loss_first": 5.25,
-        "loss_last": 0.81,
-        "tokens_per_second": 3400.0,
-    }
+    first = {"name": "synthetic", "steps": 300, "loss_first": 5.25, "loss_last": 0.81, "tokens_per_second": 3400.0}
+    assert first.items() <= report["stages"][0].items()
+    assert report["stages"][1]["loss_last"] is None
     section = report["held_out"]
     assert section["classification"] == {
         "accuracy": pytest.approx((0.6 + 0.8 + 0.75) / 3, abs=1e-6),
@@ -130,14 +130,12 @@ def test_a_run_without_losses_has_no_loss_figure(tmp_path: Path, evaluation: Eva
     assert "loss.png" not in (tmp_path / "report.md").read_text("utf-8")
 
 
-def test_losses_of_a_resumed_run(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    rows = ['{"stage": "a", "step": 1, "loss": 3}', '{"stage": "a", "step": 2, "loss": 2}', '{"stage": "a", "step"']
-    rows += ['{"stage": "a", "step": 2, "loss": 1.5}', '{"stage": "a", "step": 2, "eval/accuracy": 0.5}']
-    path.write_text("\n".join(rows), "utf-8")
-    with pytest.warns(UserWarning, match=r"metrics.jsonl:3 is no row"):
-        assert read_losses(path) == {"a": [(1, 3.0), (2, 1.5)]}
-    assert read_losses(tmp_path / "none.jsonl") == {}
+def test_losses_are_read_by_stage(tmp_path: Path) -> None:
+    assert read_losses(tmp_path) == {}
+    rows = [("a", 1, 3.0), ("a", 2, None), ("b", 1, 1.5)]
+    lines = [json.dumps({"stage": stage, "step": step, "loss": loss}) for stage, step, loss in rows]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"stage": "b", "st']), "utf-8")
+    assert read_losses(tmp_path) == {"a": [(1, 3.0)], "b": [(1, 1.5)]}
 
 
 def test_a_section_cannot_take_the_place_of_the_stages(tmp_path: Path, evaluation: Evaluation) -> None:
