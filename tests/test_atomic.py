@@ -194,11 +194,12 @@ def test_spans_in_text_order_longer_first_each_once() -> None:
     spans = [
         span(text, "place", "York", 1),
         span(text, "place", "New York City"),
+        span(text, "place", "New"),
         span(text, "place", "New York"),
         span(text, "place", "New York", 1),
     ]
     (example,) = decompose(ExtractionRecord("0", "NER", text, tuple(spans)), meta("NER", "place"))
-    assert example.answer == {"place": ("New York", "York", "New York City")}
+    assert example.answer == {"place": ("New York", "New", "York", "New York City")}
 
 
 def test_spans_that_the_format_cannot_say() -> None:
