@@ -205,9 +205,7 @@ class SeqGPT:
         for record in self._predict_for_user(records, "NER", options):
             assert isinstance(record, ExtractionRecord)
             found = (span for span in record.spans if span.in_text)
-            # What the model reads has line breaks as spaces, one for one; the user gets the text's own characters.
-            own = (replace(span, text=record.text[span.start : span.end]) for span in found)
-            answers.append(Extraction(tuple(sorted(own, key=lambda span: (span.start, -span.end)))))
+            answers.append(Extraction(tuple(sorted(found, key=lambda span: (span.start, -span.end)))))
         return answers[0] if isinstance(text, str) else answers
 
     def _predict_for_user(self, records: Sequence[Record], task: str, labels: tuple[str, ...]) -> list[Record]:

@@ -262,7 +262,7 @@ _COLOURS = {"en": "#2b6cb0", "zh": "#dd7733"}
 
 
 def read_losses(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
-    """Returns stage -> [(step, loss)] of the run's metrics.jsonl, if it has one; losses that are no numbers are left out."""
+    """Returns stage -> [(step, loss)] of the run's metrics.jsonl, if it has one, without losses that are null."""
     losses: dict[str, list[tuple[int, float]]] = {}
     for row in read_rows(run_dir):
         if row.get("loss") is not None:
