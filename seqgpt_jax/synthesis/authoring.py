@@ -22,7 +22,7 @@ from seqgpt_jax.records import (
 )
 from seqgpt_jax.synthesis.content import ASPECT, Domain, Fact, FamilyContent, Slot, Template
 from seqgpt_jax.synthesis.numerals import Draw
-from seqgpt_jax.synthesis.options import LabelSets, covers, pick, sample, shuffle
+from seqgpt_jax.synthesis.options import LabelSets, pick, sample, shuffle
 from seqgpt_jax.synthesis.rendering import Place, Rendered, compose_values, fill, is_readable
 from seqgpt_jax.synthesis.wordings import NLI_WORDINGS, SENTIMENT_WORDINGS, Wording
 
@@ -114,11 +114,8 @@ class Author:
     def absent_types(self, domain: Domain, spans: Sequence[Span]) -> list[str]:
         """Types of the domain that the text does not hold; not the kind of one that it holds (city, departure city)."""
         found = {span.label for span in spans}
-        return [
-            label
-            for label in domain.types
-            if label not in found and not any(covers(label, present, self.language) for present in found)
-        ]
+        found.update(*[domain.kinds[label] for label in found])
+        return [label for label in domain.types if label not in found]
 
 
 def can_write(task: str, domain: Domain) -> bool:
@@ -284,7 +281,7 @@ def _et(author: Author, domain: Domain, record_id: str, draw: Draw) -> Record | 
     target = Target(span.text, span.start, span.end)
     if author.label_sets is None:
         return ClassificationRecord(record_id, "ET", scene.text, (span.label,), target=target)
-    others = [t for t in domain.types if t != span.label and not covers(t, span.label, author.language)]
+    others = [label for label in domain.types if label != span.label and label not in domain.kinds[span.label]]
     label_set = author.label_sets.settle((span.label,), sample(others, 2 + int(draw() * 8), draw), draw)
     if label_set is None:
         return None

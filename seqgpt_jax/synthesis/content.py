@@ -18,11 +18,11 @@ POLARITIES = ("positive", "negative", "neutral")
 ASPECT = "aspect"  # the slot of an opinion that its [opinions] table fills
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Slot:
     key: str  # "person#2"
 
-    @property
+    @functools.cached_property
     def type(self) -> str:
         return self.key.split("#")[0]
 
@@ -113,9 +113,22 @@ class Domain:
         """Types that occur in utterances, in the order of the [types] table."""
         return self._types_in(template for intent in self.intents for template in intent.templates)
 
+    @functools.cached_property
+    def kinds(self) -> dict[str, frozenset[str]]:
+        """Type -> the types that name its kind: departure city -> {city}."""
+        return {
+            special: frozenset(general for general in self.types if is_kind(general, special, self.language))
+            for special in self.types
+        }
+
     def _types_in(self, templates: Iterable[Template]) -> tuple[str, ...]:
         found = {slot.type for template in templates for slot in template.slots}
         return tuple(label for label in self.types if label in found)
+
+
+def is_kind(general: str, special: str, language: str) -> bool:
+    """Whether a label names the kind of another by its last words: city and departure city, 城市 and 出发城市."""
+    return special != general and special.endswith(general if language == "zh" else f" {general}")
 
 
 @dataclass(frozen=True)

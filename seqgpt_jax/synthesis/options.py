@@ -82,11 +82,6 @@ def _pool(domains: Sequence[Domain], names: Callable[[Domain], tuple[str, ...]])
     return tuple(dict.fromkeys(name for domain in domains for name in names(domain)))
 
 
-def covers(general: str, special: str, language: str) -> bool:
-    """Whether a label names the kind of another by its last words: city and departure city, 城市 and 出发城市."""
-    return special != general and special.endswith(general if language == "zh" else f" {general}")
-
-
 def pick(items: Sequence[T], draw: Draw) -> T:
     """One of the items."""
     return items[int(draw() * len(items))]

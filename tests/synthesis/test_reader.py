@@ -5,10 +5,16 @@ from pathlib import Path
 import pytest
 
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.synthesis.content import Slot, Trigger
+from seqgpt_jax.synthesis.content import Slot, Trigger, is_kind
 from seqgpt_jax.synthesis.reader import load_family, read_family
 
 from .conftest import EN_DOMAIN, EN_POOLS, write_content
+
+
+def test_kinds_are_named_by_the_last_words() -> None:
+    assert is_kind("city", "departure city", "en") and is_kind("城市", "出发城市", "zh")
+    assert not is_kind("city", "city", "en") and not is_kind("city", "velocity", "en")
+    assert not is_kind("departure city", "city", "en") and not is_kind("flight", "flight number", "en")
 
 
 def test_a_domain_as_it_is_written(tiny_content: Path) -> None:
