@@ -40,8 +40,7 @@ Answer: TypeAlias = tuple[str, ...] | Mapping[str, tuple[str, ...]]
 class Source:
     """Where an example comes from.
 
-    query: what it is about, in a step of several questions: (head, tail) for relation, (trigger,) for event_type,
-    (event type,) for argument.
+    query: what it is about: (head, tail) for relation, (trigger,) for event_type, (event type,) for argument.
     """
 
     dataset: str
@@ -136,12 +135,9 @@ def _options(record: ClassificationRecord, meta: DatasetMeta, query: tuple[str, 
     return tuple(label for label in record.label_set if normalise_label(label) != NONE)
 
 
-def _span_labels(record: ExtractionRecord, meta: DatasetMeta, query: tuple[str, ...]) -> tuple[str, ...]:
-    return meta.labels if record.label_set is None else record.label_set
-
-
 def _labels(record: Record, meta: DatasetMeta, query: tuple[str, ...]) -> tuple[str, ...]:
-    return meta.labels
+    own = record.label_set if isinstance(record, ExtractionRecord) else None
+    return meta.labels if own is None else own
 
 
 def _roles(record: Record, meta: DatasetMeta, query: tuple[str, ...]) -> tuple[str, ...]:
@@ -161,7 +157,7 @@ _FORMS = (  # of a step's rows, the first that applies
     _Form("classify", "classify", _options, ("{text}\t{target}",), when=lambda r: r.target is not None),
     _Form("classify", "classify", _options),
     _Form("extract", "extract", lambda r, m, q: m.labels[:1], label=("{question}",), when=lambda r: bool(r.question)),
-    _Form("extract", "extract", _span_labels),
+    _Form("extract", "extract", _labels),
     _Form("entities", "extract", lambda record, meta, query: meta.entity_labels),
     _Form("relation", "classify", _labels, _ASK_RELATION, query=("head", "tail")),
     _Form("trigger", "extract", _labels, label=("{label} event", "{label}事件")),
@@ -245,6 +241,10 @@ class _Answers:
         pairs = ((span.label, _normalise_string(span.text)) for span in in_order)
         self.extract(key, ((label, string) for label, string in pairs if string not in ("", NONE)))
 
+    def event_types(self, trigger: str, extracted: Sequence[str]) -> Sequence[str]:
+        """The types that a trigger was extracted under, or what was said when asked to decide."""
+        return self.choices.get(("event_type", (trigger,)), extracted)
+
 
 def _gold_answers(record: Record) -> _Answers:
     answers = _Answers()
@@ -295,12 +295,9 @@ def _stages(record: Record, meta: DatasetMeta, answers: _Answers, training: bool
         case EventRecord():
             yield [("trigger", ())]
             triggers = _by_string(record, answers.strings[("trigger", ())])
-            yield [
-                ("event_type", (string,))
-                for string, types in triggers.items()
-                if training or len(set(types) & {*meta.labels}) > 1
-            ]
-            types = {type_ for string in triggers for type_ in _event_types(answers, string, triggers[string])}
+            unsure = [t for t, types in triggers.items() if training or len({*types} & {*meta.labels}) > 1]
+            yield [("event_type", (trigger,)) for trigger in unsure]
+            types = {type_ for string in triggers for type_ in answers.event_types(string, triggers[string])}
             yield [("argument", (type_,)) for type_ in meta.labels if type_ in types and _roles(record, meta, (type_,))]
 
 
@@ -327,11 +324,6 @@ def _invert(strings_by_label: Mapping[str, Sequence[str]]) -> dict[str, list[str
         for string in strings:
             labels.setdefault(string, []).append(label)
     return labels
-
-
-def _event_types(answers: _Answers, trigger: str, types: Sequence[str]) -> Sequence[str]:
-    """The types that a trigger string was extracted under, or what the model said when asked to decide."""
-    return answers.choices.get(("event_type", (trigger,)), types)
 
 
 # --- records to questions --------------------------------------------------------------------------------------------
@@ -402,7 +394,7 @@ def _question(
 def recompose(record: Record, meta: DatasetMeta, answered: Sequence[AtomicExample]) -> Record:
     """Returns the predicted record: the given one with the answers in place of its gold.
 
-    Nothing is filtered: a string that is not in the text becomes a span with start = end = -1.
+    No answer is filtered: a string that is not in the text becomes a span with start = end = -1.
     """
     answers = _given_answers(record, meta, answered)
     match record:
@@ -420,16 +412,22 @@ def recompose(record: Record, meta: DatasetMeta, answered: Sequence[AtomicExampl
 
 def _recompose_relations(record: RelationRecord, answers: _Answers) -> RelationRecord:
     """A relation holds between two strings; it is drawn between their nearest occurrences."""
-    entities = _read_spans(record.text, answers.strings.get(("entities", ()), {}))
+    mentions = answers.strings.get(("entities", ()), {})
+    types = _invert(mentions)
+    chosen = ((query, labels) for (step, query), labels in answers.choices.items() if step == "relation" and labels)
+    held = {query: labels for query, labels in chosen if types.keys() >= {*query}}
+    entities = _read_spans(record.text, mentions)
+    placed = {_normalise_string(entity.text) for entity in entities}
+    for mention in {mention: None for query in held for mention in query if mention not in placed}:
+        entities += locate(record.text, {types[mention][0]: [mention]})  # only inside longer mentions, but spoken of
     places: dict[str, list[int]] = {}
     for index, entity in enumerate(entities):
         places.setdefault(_normalise_string(entity.text), []).append(index)
     relations = []
-    for (step, query), labels in answers.choices.items():
-        if step == "relation" and all(mention in places for mention in query):
-            pairs = ((head, tail) for head in places[query[0]] for tail in places[query[1]])
-            head, tail = min(pairs, key=lambda pair: _gap(entities[pair[0]], entities[pair[1]]))
-            relations += [Relation(label, head, tail) for label in labels]
+    for (head, tail), labels in held.items():
+        pairs = ((h, t) for h in places[head] for t in places[tail])
+        nearest = min(pairs, key=lambda pair: _gap(entities[pair[0]], entities[pair[1]]))
+        relations += [Relation(label, *nearest) for label in labels]
     return replace(record, entities=entities, relations=tuple(relations))
 
 
@@ -437,7 +435,7 @@ def _recompose_events(record: EventRecord, answers: _Answers) -> EventRecord:
     """Each argument goes to the nearest trigger of its type."""
     strings_by_type: dict[str, list[str]] = {}
     for string, types in _invert(answers.strings.get(("trigger", ()), {})).items():
-        for type_ in _event_types(answers, string, types):
+        for type_ in answers.event_types(string, types):
             strings_by_type.setdefault(type_, []).append(string)
 
     triggers = _read_spans(record.text, strings_by_type)
@@ -455,10 +453,13 @@ def _gap(a: Span, b: Span) -> tuple[int, int]:
 
 
 def _read_spans(text: str, strings_by_label: Mapping[str, Sequence[str]]) -> tuple[Span, ...]:
-    located = locate(text, strings_by_label)
-    found = {(span.label, _normalise_string(span.text)) for span in located}
+    """The located spans, and with start = end = -1 the strings that occur nowhere, or only as parts of words."""
+    written = normalise_text(text)
     pairs = ((label, string) for label, strings in strings_by_label.items() for string in strings)
-    return located + tuple(Span(label, -1, -1, string) for label, string in pairs if (label, string) not in found)
+    invented = (
+        Span(label, -1, -1, string) for label, string in pairs if next(_occurrences(written, string), None) is None
+    )
+    return (*locate(text, strings_by_label), *invented)
 
 
 _LATIN_RUN = re.compile("(?:[A-Za-zÀ-ÖØ-öø-ɏḀ-ỿ]{2}|[0-9]{2})")

@@ -26,7 +26,7 @@ LANGUAGES = ("en", "zh")
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A labelled piece of the text. A predicted string that is not in the text has start = end = -1."""
+    """A labelled piece of the text. A predicted string that has no place in the text has start = end = -1."""
 
     label: str
     start: int

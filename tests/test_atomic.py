@@ -284,6 +284,20 @@ def test_a_mention_under_two_types_and_an_invented_one() -> None:
     assert (predicted.entities[relation.head].text, predicted.entities[relation.tail].text) == ("Ford", "Ann")
 
 
+def test_a_mention_inside_a_longer_one_has_a_place_where_a_relation_needs_it() -> None:
+    text = "androgen receptor binds androgens"
+    dataset = meta("RE", "part of", entity_labels=("protein",))
+    record = RelationRecord("0", "RE", text, (), ())
+    (entities,) = ask_next(record, dataset, [])
+    entities = replace(entities, answer={"protein": ("androgen receptor", "androgen", "receptor")})
+    questions = {question.source.query: question for question in ask_next(record, dataset, [entities])}
+    said = replace(questions["receptor", "androgen receptor"], answer=("part of",))
+    predicted = recompose(record, dataset, [entities, said])
+    assert isinstance(predicted, RelationRecord)
+    assert [entity.text for entity in predicted.entities] == ["androgen receptor", "receptor"]
+    assert predicted.relations == (Relation("part of", 1, 0),)
+
+
 def test_relation_answers_without_mentions() -> None:
     dataset = meta("RE", "x", entity_labels=("p",))
     (entities,) = ask_next(CURIE_RECORD, dataset, [])
@@ -389,6 +403,16 @@ def test_descriptions_stand_in_for_names() -> None:
     assert predict(ATTACK_RECORD, events, decompose(ATTACK_RECORD, events))[0] == ATTACK_RECORD
     with pytest.raises(UserError, match="both written 'LOC'"):
         decompose(record, replace(dataset, descriptions={"PER": "LOC"}))
+
+
+def test_answers_without_a_place_of_their_own() -> None:
+    record = ExtractionRecord("0", "NER", "New York party", ())
+    (question,) = ask_next(record, meta("NER", "x"), [])
+    predicted = recompose(
+        record, meta("NER", "x"), [replace(question, answer={"x": ("New York", "York", "art", "Oslo")})]
+    )
+    assert isinstance(predicted, ExtractionRecord)  # York lies inside New York: it says nothing more, and nothing wrong
+    assert predicted.spans == (Span("x", 0, 8, "New York"), Span("x", -1, -1, "art"), Span("x", -1, -1, "Oslo"))
 
 
 def test_what_was_not_asked_stays() -> None:
