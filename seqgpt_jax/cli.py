@@ -1,0 +1,205 @@
+"""The `seqgpt` command: what each subcommand takes, and which room does the work.
+
+Exit codes: 0 done; 2 the user's input was wrong (one line says what, and how to mend it); 75 stopped by a signal with
+everything saved, run again to go on; 1 our own fault, with a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from seqgpt_jax.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: run again to go on
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one subcommand and returns the exit code."""
+    options = build_parser().parse_args(arguments)
+    from seqgpt_jax.training.loop import Interrupted
+
+    try:
+        return options.run(options) or 0
+    except UserError as error:
+        print(f"seqgpt: error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except Interrupted as stop:
+        print(f"seqgpt: {stop}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="seqgpt",
+        description="SeqGPT in JAX: train, evaluate and use one decoder model for open-domain language understanding.",
+        epilog="Each command has its own help with an example: seqgpt train --help",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    train = _command(
+        commands, "train", _train, "train the stages of a recipe, evaluate, report, export",
+        "seqgpt train gin/recipes/quickstart.gin --run_dir runs/try --gin 'Recipe.seed=1'",
+    )  # fmt: skip
+    train.add_argument("recipe", metavar="RECIPE.gin", help="a gin file, such as gin/recipes/quickstart.gin")
+    train.add_argument("--run_dir", type=Path, metavar="DIR", help="where all results go (default: runs/<recipe name>)")
+    train.add_argument(
+        "--gin", action="append", default=[], metavar="'name=value'", help="a binding that overrides the file; repeatable"
+    )
+
+    evaluate = _command(
+        commands, "eval", _eval, "score a model on a mixture or on folders of records",
+        "seqgpt eval --model runs/quickstart --mixture mini_held_out --limit 50 --out scores.json",
+    )  # fmt: skip
+    _add_model(evaluate)
+    data = evaluate.add_mutually_exclusive_group(required=True)
+    data.add_argument("--mixture", metavar="NAME", help="such as mini_held_out, held_out, held_in_zh, held_out_en_ner")
+    data.add_argument("--data", type=Path, metavar="FOLDER", help="one dataset folder (meta.json inside), or a tree of them")
+    evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"), help="default: test")
+    evaluate.add_argument("--limit", type=_count, metavar="N", help="records a dataset, the same ones for every model")
+    evaluate.add_argument("--out", type=Path, metavar="FILE.json", help="write the scores here too")
+
+    predict = _command(
+        commands, "predict", _predict, "classify a text, or extract spans from it",
+        "seqgpt predict --model runs/quickstart --extract person city -- 'Ada Park moved to Norford.'",
+    )  # fmt: skip
+    _add_model(predict)
+    task = predict.add_mutually_exclusive_group(required=True)
+    task.add_argument("--classify", nargs="+", metavar="LABEL", help="choose from these labels")
+    task.add_argument("--extract", nargs="+", metavar="LABEL", help="find the spans of each of these labels")
+    predict.add_argument(
+        "text", nargs="*", metavar="TEXT", help="one or more texts; put them first, or after a lone -- behind the labels"
+    )
+    predict.add_argument("--input", type=Path, metavar="FILE.jsonl", help='one JSON object with a "text" a line')
+
+    export = _command(
+        commands, "export", _export, "write a trained run as a Hugging Face directory",
+        "seqgpt export --run runs/quickstart --out exported",
+    )  # fmt: skip
+    export.add_argument("--run", dest="run_dir", type=Path, required=True, metavar="DIR", help="a run directory")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a directory that does not exist yet")
+
+    generate = _command(
+        commands, "generate", _generate, "write records of the built-in generator",
+        "seqgpt generate --mixture synthetic_en --num 1000 --out records.jsonl",
+    )  # fmt: skip
+    generate.add_argument("--mixture", required=True, metavar="NAME", help="synthetic, mini_real or mini_held_out; also _en, _zh, _ner ...")
+    generate.add_argument("--num", type=_count, required=True, metavar="N", help="records in all")
+    generate.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl", help="FILE.jsonl or FILE.jsonl.gz")
+
+    _command(
+        commands, "doctor", _doctor, "check versions, devices and a tiny training step", "seqgpt doctor",
+    )  # fmt: skip
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, summary: str, example: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=f"example: {example}")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", required=True, metavar="PATH", help="a run directory, or a Hugging Face directory of a BLOOM model"
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from seqgpt_jax.configuration import load_recipe
+    from seqgpt_jax.pipeline import run_recipe
+
+    recipe = load_recipe(options.recipe, options.gin)
+    run_recipe(recipe, options.run_dir or Path("runs") / Path(options.recipe).stem)
+
+
+def _eval(options: argparse.Namespace) -> None:
+    from seqgpt_jax.data.datasets import find_folder_datasets, resolve_mixture
+    from seqgpt_jax.evaluation import evaluate
+    from seqgpt_jax.predictor import SeqGPT
+    from seqgpt_jax.report import section_to_dict, section_to_text
+
+    datasets = find_folder_datasets(options.data) if options.data else resolve_mixture(options.mixture, None)
+    predictor = SeqGPT.from_pretrained(options.model)
+    evaluation = evaluate(predictor, datasets, options.split, options.limit)
+    print(section_to_text(options.mixture or str(options.data), evaluation))
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(section_to_dict(evaluation), indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from seqgpt_jax.predictor import SeqGPT
+
+    texts = list(_texts_to_predict(options))
+    predictor = SeqGPT.from_pretrained(options.model)
+    labels = options.classify or options.extract
+    answers = (predictor.classify if options.classify else predictor.extract)(texts, labels)
+    for text, answer in zip(texts, answers, strict=True):
+        print(json.dumps({"text": text, **answer.to_dict()}, ensure_ascii=False))
+
+
+def _texts_to_predict(options: argparse.Namespace) -> Iterator[str]:
+    if options.text and options.input:
+        raise UserError("both TEXT and --input were given (give one of them)")
+    if options.text:
+        yield from options.text
+        return
+    if not options.input:
+        raise UserError("there is no text (give TEXT before the labels or after a lone --, or --input FILE.jsonl)")
+    if not options.input.is_file():
+        raise UserError(f"{options.input}: no such file (--input takes a file with one JSON object a line)")
+    with options.input.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                text = json.loads(line)["text"]
+            except (ValueError, TypeError, KeyError):
+                text = None
+            if not isinstance(text, str):
+                raise UserError(f'{options.input}:{number}: no text (each line is an object such as {{"text": "..."}})')
+            yield text
+
+
+def _export(options: argparse.Namespace) -> None:
+    from seqgpt_jax.pipeline import export_run
+
+    export_run(options.run_dir, options.out)
+    print(f"wrote {options.out}")
+
+
+def _generate(options: argparse.Namespace) -> None:
+    from seqgpt_jax.data.datasets import generated_records
+    from seqgpt_jax.records import write_records
+
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    number = write_records(options.out, generated_records(options.mixture, options.num))
+    print(f"wrote {number} records to {options.out}")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from seqgpt_jax.doctor import examine
+
+    worst = 0
+    for finding in examine():
+        print(finding, flush=True)
+        worst = max(worst, EXIT_USER_ERROR if finding.status == "error" else 0)
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""A recipe from start to end: train its stages, export the model, judge it, write the report, show what it can do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from seqgpt_jax import hf
+from seqgpt_jax.atomic import normalise_text
+from seqgpt_jax.configuration import operative_config_str
+from seqgpt_jax.data.datasets import Dataset, resolve_mixture, sample_records
+from seqgpt_jax.errors import UserError
+from seqgpt_jax.evaluation import Evaluation, evaluate
+from seqgpt_jax.predictor import SeqGPT
+from seqgpt_jax.recipe import Recipe
+from seqgpt_jax.records import ClassificationRecord, ExtractionRecord, Record, RelationRecord
+from seqgpt_jax.report import section_to_text, write_report
+from seqgpt_jax.training.checkpoints import load_run, saved_stages
+from seqgpt_jax.training.loop import train
+
+_SHOWN_PER_LANGUAGE = 3
+
+
+def run_recipe(recipe: Recipe, run_dir: Path) -> None:
+    """Everything that `seqgpt train` does; results lie in run_dir (docs: README, "What a run leaves").
+
+    Raises UserError, before anything is trained, for an evaluation that cannot be run.
+    """
+    mixtures = {
+        settings.name: resolve_mixture(settings.mixture, recipe.data.data_path()) for settings in recipe.evaluations
+    }
+    result = train(recipe, run_dir, config_text=operative_config_str())
+    export = run_dir / "export"
+    hf.export_model(result.model, result.vocabulary, export, model_card=model_card(recipe), overwrite=True)
+    predictor = SeqGPT.from_pretrained(run_dir)
+    sections: dict[str, Evaluation] = {}
+    for settings in recipe.evaluations:
+        sections[settings.name] = evaluate(
+            predictor, mixtures[settings.name], settings.split, settings.limit, run_dir / "predictions"
+        )
+    write_report(run_dir, result.stages, sections)
+    for name, evaluation in sections.items():
+        print("\n" + section_to_text(name, evaluation))
+    for settings in recipe.evaluations[-1:]:
+        print("\nExamples:")
+        for line in example_predictions(predictor, mixtures[settings.name], settings.split):
+            print(line)
+    print(next_commands(run_dir))
+
+
+def export_run(run_dir: Path, out_dir: Path) -> None:
+    """Writes the newest weights of a run as a Hugging Face directory; UserError if there is no run or no checkpoint."""
+    stages = saved_stages(run_dir)
+    if not stages:
+        raise UserError(f"{run_dir} holds no checkpoint (give the --run_dir of a `seqgpt train` that has saved one)")
+    model, vocabulary = load_run(run_dir)
+    hf.export_model(model, vocabulary, out_dir, model_card=hf.ModelCard(name=run_dir.name))
+
+
+def example_predictions(predictor: SeqGPT, datasets: list[Dataset], split: str) -> Iterator[str]:
+    """A few records of each language with what the model says and what is right, in turn over tasks."""
+    for language in ("en", "zh"):
+        chosen = [dataset for dataset in datasets if dataset.meta.language == language and split in dataset.splits]
+        stride = max(1, len(chosen) // _SHOWN_PER_LANGUAGE)
+        for dataset in chosen[::stride][:_SHOWN_PER_LANGUAGE]:
+            (gold,) = sample_records(dataset, split, 1)
+            (predicted,) = predictor.predict_records([gold], [dataset.record_meta(gold)], split, False)
+            yield f"  [{language} {dataset.meta.task}] {normalise_text(gold.text)}"
+            yield f"      model  {_answer_line(predicted.record)}"
+            yield f"      gold   {_answer_line(gold)}"
+
+
+def _answer_line(record: Record) -> str:
+    if isinstance(record, ClassificationRecord):
+        return ", ".join(record.labels) or "None"
+    if isinstance(record, ExtractionRecord):
+        return "; ".join(f"{span.label}: {span.text}" for span in record.spans) or "None"
+    if isinstance(record, RelationRecord):
+        text = [entity.text for entity in record.entities]
+        return "; ".join(f"{text[r.head]} -{r.label}-> {text[r.tail]}" for r in record.relations) or "None"
+    return "; ".join(f"{event.type}: {event.trigger.text}" for event in record.events) or "None"
+
+
+def next_commands(run_dir: Path) -> str:
+    return f"""
+Everything is in {run_dir}: report.md, figures/, predictions/, export/. Next:
+  seqgpt predict --model {run_dir} --classify 'book ticket' 'cancel booking' -- 'please cancel my seat for Monday'
+  seqgpt predict --model {run_dir} --extract person city -- 'Ada Park moved to Norford.'
+  seqgpt eval --model {run_dir} --mixture mini_held_out_zh --limit 20
+  seqgpt export --run {run_dir} --out exported"""
