@@ -141,9 +141,9 @@ def test_settings_that_make_no_sense(name: str, value: float) -> None:
 def test_fast_enough_for_the_cache() -> None:
     records = [[extraction(4, index % 4)] for index in range(5000)]
     rates = []
-    for _ in range(3):
-        rng, start = random.Random(0), time.perf_counter()
+    for _ in range(5):  # the best of five, in processor time: the machine may be busy
+        rng, start = random.Random(0), time.process_time()
         for record in records:
             training_questions(record, AskConfig(), rng)
-        rates.append(len(records) / (time.perf_counter() - start))
+        rates.append(len(records) / (time.process_time() - start))
     assert max(rates) > 20_000, f"{max(rates):,.0f} records/s"
