@@ -6,6 +6,7 @@ What the numbers mean: evaluation.py and metrics.py. What is written:
                   classification {accuracy, majority_baseline}, extraction {span_f1, copying_nothing,
                   parse_error_rate, hallucination_rate}, per_language {en, zh: score, baseline, both groups, per_task},
                   per_task {NER: {en, zh}}, datasets [...]
+    eval/         <section>.json: each section alone
     report.md     the same for reading
     figures/      loss.png, <section>.png: each task beside its baseline
 """
@@ -43,7 +44,7 @@ def write_report(
     sections: Mapping[str, Evaluation],
     details: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Writes report.json, report.md and figures/*.png into the run directory; returns what report.json holds.
+    """Writes report.json, report.md, eval/ and figures/ into the run directory; returns what report.json holds.
 
     sections: evaluations by name ("held_out"). details: further top-level fields of report.json, such as the device.
     The loss curve comes from metrics.jsonl, where the run has one.
@@ -53,16 +54,22 @@ def write_report(
         raise UserError(f"a section of the report cannot be named '{min(taken)}' (choose another name)")
     report: dict[str, Any] = {"stages": [_rounded(asdict(stage)) for stage in stages], **(details or {})}
     report |= {name: section_to_dict(evaluation) for name, evaluation in sections.items()}
-    figures = run_dir / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
+    figures, eval_dir = run_dir / "figures", run_dir / "eval"
+    for folder in (figures, eval_dir):
+        folder.mkdir(parents=True, exist_ok=True)
     losses = read_losses(run_dir)
     if losses:
         _draw_losses(losses, figures / "loss.png")
     for name, evaluation in sections.items():
         _draw_tasks(name, evaluation, figures / f"{name}.png")
-    _write(run_dir / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        _write_json(eval_dir / f"{name}.json", report[name])
+    _write_json(run_dir / "report.json", report)
     _write(run_dir / "report.md", _markdown(run_dir.name, stages, sections, has_losses=bool(losses)))
     return report
+
+
+def _write_json(path: Path, fields: Mapping[str, Any]) -> None:
+    _write(path, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

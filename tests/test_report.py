@@ -58,6 +58,7 @@ def test_report_json_has_the_promised_shape(tmp_path: Path, evaluation: Evaluati
     report = json.loads((tmp_path / "report.json").read_text("utf-8"))
     assert report == returned
     assert report["device"] == "cpu"
+    assert json.loads((tmp_path / "eval" / "held_out.json").read_text("utf-8")) == report["held_out"]
     first = {"name": "synthetic", "steps": 300, "loss_first": 5.25, "loss_last": 0.81, "tokens_per_second": 3400.0}
     assert first.items() <= report["stages"][0].items()
     assert report["stages"][1]["loss_last"] is None
