@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -98,7 +98,7 @@ class DecodeConfig:
 
     max_prompt_tokens: int = 1024  # a longer prompt loses the end of its text
     max_new_tokens: int = 256  # a longer answer is cut off
-    batch_size: int = 32  # prompts decoded at once
+    batch_size: int = 64  # prompts decoded at once
 
 
 class SeqGPT:
@@ -259,44 +259,42 @@ class SeqGPT:
             bar.total = (bar.total or 0) + len(prompts)
             bar.refresh()
         raw = [""] * len(prompts)
-        for indices in self._batches(prompts, encoded):
-            limit = self.decode.max_new_tokens
-            ids = [kept.ids for kept in (encoded[i] for i in indices) if kept is not None]
-            for i, text in zip(indices, self._generate(ids, limit), strict=True):
+        for kind in ("classify", "extract"):  # apart, as the answers of one kind end at about the same time
+            chosen = [(i, kept.ids) for i, kept in enumerate(encoded) if kept and prompts[i].kind == kind]
+            limits = [self._answer_limit(prompts[i], len(ids)) for i, ids in chosen]
+            for (i, _), text in zip(chosen, self._generate([ids for _, ids in chosen], limits, bar), strict=True):
                 raw[i] = text
-            if bar is not None:
-                bar.update(len(indices))
         by_key = {}
         for prompt, written, kept in zip(prompts, raw, encoded, strict=True):
             by_key[prompt.kind, prompt.text, prompt.labels] = self._read(prompt, written, kept, strict)
-        answers = (by_key[key] for key in keys)
         return [
-            replace(answer, example=replace(example, answer=answer.example.answer))
-            for example, answer in zip(examples, answers, strict=True)
+            replace(by_key[key], example=replace(example, answer=by_key[key].example.answer))
+            for key, example in zip(keys, examples, strict=True)
         ]
 
-    def _batches(
-        self, prompts: Sequence[AtomicExample], encoded: Sequence[EncodedPrompt | None]
-    ) -> Iterator[list[int]]:
-        """Indices of the prompts that have room, those of one kind and of similar length together, longest first."""
-        order = [(prompts[i].kind, -len(kept.ids), i) for i, kept in enumerate(encoded) if kept is not None]
-        indices = [i for _, _, i in sorted(order)]
-        for start in range(0, len(indices), self.decode.batch_size):
-            yield indices[start : start + self.decode.batch_size]
+    def _answer_limit(self, question: AtomicExample, num_prompt_tokens: int) -> int:
+        """Tokens that are enough for any sensible answer, so that one that never ends does not hold up its batch.
 
-    def _generate(self, prompts: list[list[int]], max_new_tokens: int) -> list[str]:
+        A choice repeats a few of its labels; spans take each label once and hardly more than the text once.
+        """
+        if question.kind == "classify":
+            enough = min(num_prompt_tokens, max(64, 2 * max(map(len, question.labels))))
+        else:
+            enough = num_prompt_tokens + 4 * len(question.labels) + 16
+        return min(enough, self.decode.max_new_tokens)
+
+    def _generate(self, prompts: list[list[int]], limits: list[int], bar: tqdm | None) -> list[str]:
         vocabulary = self.vocabulary
         answers = generate(
             self.model,
             prompts,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=limits,
             eos_id=vocabulary.eos_id,
             pad_id=vocabulary.pad_id,
             batch_size=self.decode.batch_size,
+            progress=None if bar is None else _Advance(bar),
         )
-        return vocabulary.decode_batch(
-            [ids[: ids.index(vocabulary.eos_id)] if vocabulary.eos_id in ids else ids for ids in answers]
-        )
+        return vocabulary.decode_batch(answers)
 
     def _read(self, question: AtomicExample, raw: str, encoded: EncodedPrompt | None, strict: bool) -> Answered:
         if encoded is None and strict:  # raises: it names the labels' length
@@ -308,6 +306,17 @@ class SeqGPT:
             parsed = replace(parsed, problems=("the labels leave no room for the text",))
         answer = parsed.answer if strict else parsed.full_answer
         return Answered(replace(question, answer=answer), raw, parsed, encoded.tokens_cut if encoded else 0)
+
+
+class _Advance:
+    """Moves a bar on by what generate() has done since it last said so."""
+
+    def __init__(self, bar: tqdm) -> None:
+        self.bar, self.done = bar, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        self.bar.update(done - self.done)
+        self.done = done
 
 
 # --- where a model lies ----------------------------------------------------------------------------------------------
