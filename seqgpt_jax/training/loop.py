@@ -17,7 +17,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from seqgpt_jax.data.cache import CacheSpec, ensure_cache
+from seqgpt_jax.data.cache import ensure_cache
 from seqgpt_jax.data.loader import Batch, ExampleSource, Loader
 from seqgpt_jax.data.plan import BatchPlan, PlanConfig, TaskSize
 from seqgpt_jax.errors import UserError
@@ -27,8 +27,8 @@ from seqgpt_jax.training.checkpoints import (
     StageCheckpoints,
     StageInfo,
     checkpoint_folder,
-    saved_stages,
     restore_params,
+    saved_stages,
     write_atomically,
 )
 from seqgpt_jax.training.journal import Journal, StageResult, summarise_stage
@@ -43,7 +43,7 @@ from seqgpt_jax.training.partitioning import (
     param_shardings,
 )
 from seqgpt_jax.training.signals import Interrupted, SignalWatch
-from seqgpt_jax.training.start import StartingPoint, prepare_start
+from seqgpt_jax.training.start import StartingPoint, cache_spec, prepare_start
 from seqgpt_jax.training.step import (
     StepMetrics,
     TrainState,
@@ -149,7 +149,9 @@ def _train_stage(run: _Run, index: int) -> Params | None:
     with StageCheckpoints(run.run_dir, info, run.config_text, settings.keep) as checkpoints:
         if (checkpoints.latest_step() or 0) >= stage.steps:
             return None
-        loader = make_loader(open_sources(run.recipe, stage, run.run_dir / "tokenizer"), run.recipe, stage)
+        spec = cache_spec(run.recipe, stage, run.run_dir / "tokenizer")
+        sources = ensure_cache(spec, run.recipe.data.cache_path(), progress=run.show_progress)
+        loader = make_loader(sources, run.recipe, stage)
         optimizer = make_optimizer(stage.optimizer, stage.steps, run.skeleton)
         shardings = state_shardings(run.skeleton, optimizer, run.mesh)
         state, done = _first_state(run, index, checkpoints, optimizer, shardings)
@@ -162,26 +164,9 @@ def _train_stage(run: _Run, index: int) -> Params | None:
     return state.params
 
 
-def open_sources(recipe: Recipe, stage: Stage, tokenizer: Path) -> Sequence[SizedSource]:
-    """The token caches of a stage's mixture, built where they are missing."""
-    spec = CacheSpec(
-        mixture=stage.mixture,
-        split=stage.split,
-        tokenizer=tokenizer,
-        prompt_format=recipe.prompt.format,
-        max_tokens=recipe.data.example_tokens,
-        ask=recipe.data.ask,
-        passes=stage.passes,
-        limit=stage.limit,
-        data_dir=recipe.data.data_path(),
-    )
-    return ensure_cache(spec, recipe.data.cache_path())
-
-
 def make_loader(sources: Sequence[SizedSource], recipe: Recipe, stage: Stage) -> Loader:
     """The batches of a stage on this host. A source's rate is its number of examples, up to the stage's cap."""
     data = recipe.data
-    sources = [source for source in sources if len(source)]
     tasks = [
         TaskSize(source.name, source.lengths, min(len(source), stage.rate_cap or len(source))) for source in sources
     ]
@@ -299,7 +284,9 @@ def _claim_run_dir(run_dir: Path, config_text: str, allow_changed_config: bool) 
     if old is not None and old != config_text:
         if saved_stages(run_dir) and not allow_changed_config:
             before, after = set(old.splitlines()), set(config_text.splitlines())
-            changes = [f"- {line}" for line in sorted(before - after)] + [f"+ {line}" for line in sorted(after - before)]
+            changes = [f"- {line}" for line in sorted(before - after)] + [
+                f"+ {line}" for line in sorted(after - before)
+            ]
             shown = "; ".join(changes[:6]) + (" ..." if len(changes) > 6 else "")
             raise UserError(
                 f"{run_dir}: holds a run with another config: {shown} (choose another --run_dir, or remove this one)"

@@ -6,6 +6,7 @@ and in the whole training package as a pure nested dict of arrays; a `ModelSkele
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,7 @@ RULES: Mapping[str, str | None] = {
     "layers": None,
 }
 
-LARGE_PARAMETER = 2**18  # elements from which a parameter must be split over every fsdp and tensor axis above 1
+LARGE_PARAMETER = 2**18  # elements a layer from which a parameter must be split over all fsdp and tensor axes above 1
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: list[Any] | None = None) -> Mesh:
@@ -103,22 +104,18 @@ def partition_spec(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) ->
 def param_shardings(skeleton: ModelSkeleton, mesh: Mesh, large: int = LARGE_PARAMETER) -> Params:
     """A NamedSharding for each parameter.
 
-    Raises UserError when a parameter of `large` elements or more would lie whole on every device of an fsdp or
+    Raises UserError when a parameter of `large` elements a layer would lie whole on every device of an fsdp or
     tensor axis above 1: memory that the mesh was meant to save.
     """
 
     def sharding(path: Any, shape: jax.ShapeDtypeStruct, axes: tuple[str, ...]) -> NamedSharding:
         spec = partition_spec(axes, shape.shape, mesh)
         whole = [axis for axis in ("fsdp", "tensor") if mesh.shape[axis] > 1 and axis not in spec]
-        if whole and int(np.prod(shape.shape)) >= large:
-            name, sizes = (
-                jax.tree_util.keystr(path, simple=True, separator="/"),
-                dict(zip(axes, shape.shape, strict=True)),
-            )
+        sizes = dict(zip(axes, shape.shape, strict=True))
+        if whole and math.prod(size for axis, size in sizes.items() if axis != "layers") >= large:
             raise UserError(
-                f"parameter {name} {sizes} "
-                f"would stay whole over mesh axis {whole[0]}={mesh.shape[whole[0]]}, which does not divide it "
-                f"(choose another size for mesh.{whole[0]})"
+                f"parameter {jax.tree_util.keystr(path, simple=True, separator='/')} {sizes} would stay whole over "
+                f"mesh axis {whole[0]}={mesh.shape[whole[0]]}, which does not divide it (change mesh.{whole[0]})"
             )
         return NamedSharding(mesh, spec)
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqgpt_jax.atomic import decompose
-from seqgpt_jax.data.datasets import resolve_mixture
+from seqgpt_jax.atomic import STEPS
+from seqgpt_jax.data.cache import CacheSpec
+from seqgpt_jax.data.questions import ask_record
 from seqgpt_jax.models.bloom import Bloom, BloomConfig
-from seqgpt_jax.negatives import training_questions
 from seqgpt_jax.prompt import get_format
-from seqgpt_jax.recipe import Recipe
+from seqgpt_jax.recipe import Recipe, Stage
 from seqgpt_jax.training.partitioning import Params, params_of
 from seqgpt_jax.vocabulary import Vocabulary, train_tokenizer
 
@@ -59,20 +58,35 @@ def prepare_start(recipe: Recipe, run_dir: Path) -> StartingPoint:
     return StartingPoint(vocabulary, config, pretrained.params)
 
 
+def cache_spec(recipe: Recipe, stage: Stage, tokenizer: Path | str) -> CacheSpec:
+    """What the token cache of a stage is made of."""
+    return CacheSpec(
+        mixture=stage.mixture,
+        tokenizer=str(tokenizer),
+        data_dir=recipe.data.data_dir,
+        split=stage.split,
+        prompt_format=recipe.prompt.format,
+        max_tokens=recipe.data.example_tokens,
+        max_supervised=recipe.data.row_supervised,
+        ask=recipe.data.ask,
+        passes=stage.passes,
+        limit=stage.limit,
+        seed=recipe.seed,
+    )
+
+
 def training_texts(recipe: Recipe) -> Iterator[str]:
     """Prompts and answers as training shows them, of the first records of every dataset of every stage."""
     prompt_format = get_format(recipe.prompt.format)
     seen: set[tuple[str, str]] = set()
     for stage in recipe.stages:
-        for dataset in resolve_mixture(stage.mixture, recipe.data.data_path()):
+        limit = min(recipe.tokenizer.records_per_dataset, stage.limit or recipe.tokenizer.records_per_dataset)
+        for dataset in cache_spec(recipe, stage, "").datasets():
             if (dataset.meta.name, stage.split) in seen:
                 continue
             seen.add((dataset.meta.name, stage.split))
-            rng = random.Random(f"tokenizer/{dataset.meta.name}")
-            limit = min(recipe.tokenizer.records_per_dataset, stage.limit or recipe.tokenizer.records_per_dataset)
-            for record in dataset.records(stage.split, limit=limit):
-                examples = decompose(record, dataset.meta, stage.split)
-                for question in training_questions(examples, recipe.data.ask, rng):
+            for record in dataset.records(stage.split, limit):
+                for question in ask_record(record, dataset, stage.split, STEPS, recipe.data.ask, recipe.seed):
                     yield from prompt_format.prompt_pieces(question.kind, question.text, question.labels)
                     yield prompt_format.render_answer(question)
 

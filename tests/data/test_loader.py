@@ -57,7 +57,10 @@ def test_documents_come_out_as_they_went_in() -> None:
             mask = batch.target_mask_BS[b]
             assert batch.targets_BS[b][mask].tolist() == np.concatenate(answers).tolist()
             # A hidden state predicts the token after its own.
-            assert batch.tokens_BT[b][batch.target_positions_BS[b][mask] + 1].tolist() == batch.targets_BS[b][mask].tolist()
+            assert (
+                batch.tokens_BT[b][batch.target_positions_BS[b][mask] + 1].tolist()
+                == batch.targets_BS[b][mask].tolist()
+            )
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 4, 8])

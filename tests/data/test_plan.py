@@ -41,21 +41,22 @@ def configs(**fixed: int) -> st.SearchStrategy[PlanConfig]:
     )
 
 
-def plain_first_fit_decreasing(tokens: list[int], supervised: list[int], limit: int, limit_supervised: int) -> list[list[int]]:
+def plain_first_fit_decreasing(
+    tokens: list[int], supervised: list[int], limit: int, limit_supervised: int
+) -> list[list[int]]:
     """The textbook form: each item, largest first, into the first row that has room."""
     rows: list[list[int]] = []
     room: list[list[int]] = []
     for item in sorted(range(len(tokens)), key=lambda i: (-tokens[i], -supervised[i])):
-        for row, left in zip(rows, room, strict=True):
-            if left[0] >= tokens[item] and left[1] >= supervised[item]:
-                break
-        else:
-            row, left = [], [limit, limit_supervised]
-            rows.append(row)
-            room.append(left)
-        row.append(item)
-        left[0] -= tokens[item]
-        left[1] -= supervised[item]
+        fits = [left[0] >= tokens[item] and left[1] >= supervised[item] for left in room]
+        if True not in fits:
+            rows.append([])
+            room.append([limit, limit_supervised])
+            fits.append(True)
+        place = fits.index(True)
+        rows[place].append(item)
+        room[place][0] -= tokens[item]
+        room[place][1] -= supervised[item]
     return rows
 
 
@@ -91,7 +92,9 @@ def test_every_example_once_an_epoch_of_its_task(tasks: list[TaskSize], config: 
     for window in range(num_windows):
         rows = plan._window_rows(window)
         in_window = Counter(document for row in rows for document in row)
-        quotas = draw_counts(plan._rates, (window + 1) * config.window) - draw_counts(plan._rates, window * config.window)
+        quotas = draw_counts(plan._rates, (window + 1) * config.window) - draw_counts(
+            plan._rates, window * config.window
+        )
         for task in range(len(tasks)):
             assert sum(number for (own, _), number in in_window.items() if own == task) == quotas[task]
         for (task, example), number in in_window.items():
@@ -106,7 +109,9 @@ def test_every_example_once_an_epoch_of_its_task(tasks: list[TaskSize], config: 
 
 @settings(max_examples=60)
 @given(mixtures(), configs(), st.integers(0, 15))
-def test_rows_keep_their_limits_and_do_not_depend_on_the_way(tasks: list[TaskSize], config: PlanConfig, step: int) -> None:
+def test_rows_keep_their_limits_and_do_not_depend_on_the_way(
+    tasks: list[TaskSize], config: PlanConfig, step: int
+) -> None:
     in_order = BatchPlan(tasks, config)
     rows = stream(in_order, step + 1)
     assert BatchPlan(tasks, config).rows(step) == rows[-config.num_rows :]
@@ -141,12 +146,11 @@ def test_order_depends_on_seed_and_name_alone() -> None:
 
 def test_fill_and_speed() -> None:
     plan = BatchPlan(many_tasks(), PlanConfig(8, 1024, 256))
-    begin = time.perf_counter()
+    begin = time.process_time()  # of this process alone: the machine may be busy
     plan.rows(300)
     examples = len(plan._ends) * plan.config.window
+    assert examples / (time.process_time() - begin) > 100_000
     assert plan.fill(3) > 0.98
-    # About 350,000 on one free core; the bound leaves room for a machine that is busy with other things.
-    assert examples / (time.perf_counter() - begin) > 40_000
 
 
 def test_row_counts_are_kept(tmp_path) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from seqgpt_jax.data.loader import Batch, make_batch
 from seqgpt_jax.data.plan import TaskSize
 from seqgpt_jax.models.bloom import Bloom, BloomConfig
-from seqgpt_jax.training.optimizers import OptimizerConfig, make_optimizer
-from seqgpt_jax.training.partitioning import make_mesh, make_skeleton, params_of
-from seqgpt_jax.training.step import init_params, init_state, make_train_step, state_shardings
+from seqgpt_jax.training.optimizers import Optimizer, OptimizerConfig, make_optimizer
+from seqgpt_jax.training.partitioning import Params, make_mesh, make_skeleton
+from seqgpt_jax.training.step import TrainState, init_params, init_state, make_train_step, state_shardings
 
-CONFIG = BloomConfig(vocab_size=64, num_layers=2, width=32, num_heads=4)
+CONFIG = BloomConfig(vocab_size=64, num_layers=2, width=32, num_heads=4, layer_loop="scan")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,15 +71,25 @@ def unpacked_batch(num_rows: int = 8, row_tokens: int = 40, row_supervised: int 
     return make_batch(rows, [ToySource("toy")], row_tokens, row_supervised)
 
 
-def start(optimizer_config: OptimizerConfig, mesh=None, num_microbatches: int = 1, **step_options):
-    """State, step function and shardings of the toy model on a mesh (default: one device)."""
-    import jax
+@functools.cache
+def host_params() -> Params:
+    """The initial parameters as NumPy arrays; nothing changes them."""
+    mesh = make_mesh(devices=jax.devices()[:1])
+    return jax.device_get(init_params(make_model, SKELETON, mesh))
 
-    mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
-    optimizer = make_optimizer(optimizer_config, 20, SKELETON)
+
+@functools.cache
+def one_device() -> Mesh:
+    return make_mesh(devices=jax.devices()[:1])
+
+
+def start(
+    optimizer: OptimizerConfig | Optimizer, mesh: Mesh | None = None, num_microbatches: int = 1, **step_options: Any
+) -> tuple[TrainState, Any, TrainState]:
+    """State, step function and shardings of the toy model on a mesh (default: one device), for 20 steps."""
+    mesh = mesh or one_device()
+    if isinstance(optimizer, OptimizerConfig):
+        optimizer = make_optimizer(optimizer, 20, SKELETON)
     shardings = state_shardings(SKELETON, optimizer, mesh)
-    state = init_state(init_params(make_model, SKELETON, mesh), optimizer, shardings)
-    step = make_train_step(SKELETON, optimizer, mesh, shardings, num_microbatches, **step_options)
-    return state, step, shardings
-
-
+    state = init_state(host_params(), optimizer, shardings)
+    return state, make_train_step(SKELETON, optimizer, mesh, shardings, num_microbatches, **step_options), shardings

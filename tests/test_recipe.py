@@ -1,0 +1,76 @@
+"""Recipes as plain Python: values are checked where they are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seqgpt_jax.errors import UserError
+from seqgpt_jax.models.presets import get_preset
+from seqgpt_jax.recipe import (
+    CheckpointSettings,
+    DataSettings,
+    EvaluationSettings,
+    ModelSettings,
+    PromptSettings,
+    Recipe,
+    Stage,
+    TokenizerSettings,
+)
+from seqgpt_jax.training.optimizers import OptimizerConfig
+
+STAGE = Stage("one", "synthetic", 10)
+
+
+def test_a_recipe_needs_no_gin() -> None:
+    recipe = Recipe(stages=[STAGE, Stage("two", "mini_real", 5)], evaluations=[EvaluationSettings("x", "mini_held_out")])
+    assert isinstance(recipe.stages, tuple)
+    assert isinstance(recipe.evaluations, tuple)
+    assert recipe.stages[0].optimizer == OptimizerConfig()
+
+
+def test_model_settings_change_a_preset() -> None:
+    assert ModelSettings("bloom_mini").config(999) == get_preset("bloom_mini", 999)
+    changed = ModelSettings("bloom_nano", num_layers=1, compute_dtype="bfloat16").config(70)
+    assert (changed.num_layers, changed.width, changed.compute_dtype, changed.vocab_size) == (1, 192, "bfloat16", 70)
+
+
+def test_where_data_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEQGPT_CACHE_DIR", "/a/b")
+    assert DataSettings().cache_path() == Path("/a/b")
+    assert DataSettings(cache_dir="c").cache_path() == Path("c")
+    monkeypatch.delenv("SEQGPT_CACHE_DIR")
+    assert DataSettings().cache_path() == Path.home() / ".cache" / "seqgpt_jax"
+    assert DataSettings(row_tokens=99).example_tokens == 99
+    assert DataSettings(row_tokens=99, max_tokens=50).example_tokens == 50
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Stage("a", "synthetic", 0), "stage.steps is 0 (it must be at least 1)"),
+        (lambda: Stage("a", "synthetic", 2.5), "stage.steps is 2.5 (it must be a whole number)"),
+        (lambda: Stage("a", "synthetic", True), "stage.steps is True (it must be a whole number)"),
+        (lambda: Stage("a", "synthetic", 5, limit="all"), "stage.limit is 'all' (it must be a whole number or None)"),
+        (lambda: Stage("a/b", "synthetic", 5), "stage.name is 'a/b' (use letters, digits, - and _"),
+        (lambda: Stage("a", "synthetic", 5, optimizer=3), "stage.optimizer is 3 (it must be OptimizerConfig)"),
+        (lambda: Recipe(stages=()), "recipe.stages is empty"),
+        (lambda: Recipe(stages=(STAGE, STAGE)), "recipe.stages has two named 'one'"),
+        (lambda: Recipe(stages=("one",)), "recipe.stages is ('one',) (it must be a list of Stage)"),
+        (lambda: ModelSettings("bloom_nan"), "model preset 'bloom_nan' is unknown (choose bloom_nano"),
+        (lambda: ModelSettings(num_heads=5), "width 192 is no multiple of num_heads 5"),
+        (lambda: TokenizerSettings(vocab_size=10), "tokenizer.vocab_size is 10 (it must be at least 300)"),
+        (lambda: PromptSettings("seqgpt_v9"), "seqgpt_v9"),
+        (lambda: DataSettings(rows_per_step=0), "data.rows_per_step is 0"),
+        (lambda: DataSettings(row_tokens=9, max_tokens=10), "data.max_tokens is 10 (a row has only data.row_tokens=9)"),
+        (lambda: CheckpointSettings(every=0), "checkpoint.every is 0"),
+        (lambda: EvaluationSettings("x", "held_out", limit=0), "evaluation.limit is 0"),
+    ],
+)
+def test_wrong_values_are_refused_in_one_line(make: Any, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        make()
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
