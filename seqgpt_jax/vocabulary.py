@@ -177,10 +177,11 @@ class Vocabulary:
         """`encode_prompt` of many at once, max_tokens for all or for each; None stands where labels leave no room."""
         limits = [max_tokens] * len(questions) if max_tokens is None or isinstance(max_tokens, int) else max_tokens
         pieces = [format.prompt_pieces(question.kind, question.text, question.labels) for question in questions]
-        ids = self.encode_batch([piece for pair in pieces for piece in pair])
+        distinct = list({piece: None for pair in pieces for piece in pair})  # chunks of labels share their text
+        ids = dict(zip(distinct, self.encode_batch(distinct), strict=True))
         encoded: list[EncodedPrompt | None] = []
         for i, (question, limit) in enumerate(zip(questions, limits, strict=True)):
-            head, tail = ids[2 * i], ids[2 * i + 1]
+            head, tail = ids[pieces[i][0]], ids[pieces[i][1]]
             if limit is None or len(head) + len(tail) + 1 <= limit:
                 encoded.append(EncodedPrompt([*head, *tail, self.gen_id], question.text))
             else:

@@ -233,7 +233,7 @@ def test_prompt_too_long_loses_the_end_of_its_text(vocabulary: Vocabulary) -> No
         pieces = SEQGPT_V1.prompt_pieces("extract", cut.text_kept, labels)
         assert vocabulary.decode(cut.ids) == "".join(pieces)
         assert cut.ids[-1] == vocabulary.gen_id
-    with pytest.raises(UserError, match="2 labels take .* fewer or shorter"):
+    with pytest.raises(UserError, match=r"2 labels take .* fewer or shorter"):
         vocabulary.encode_prompt(SEQGPT_V1, "extract", text, labels, frame)
 
 

@@ -1,0 +1,112 @@
+"""Registers SeqIO tasks, one per dataset and atomic step, and the mixtures of them. Nothing happens at import."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import seqio
+
+from seqgpt_jax.data.datasets import Dataset, atomic_tasks, resolve_mixture
+from seqgpt_jax.data.questions import EncodeConfig
+from seqgpt_jax.prompt import get_format
+from seqgpt_jax.vocabulary import Vocabulary
+from tasks.preprocessors import ask_and_encode, record_source
+from tasks.scoring import keep_question, make_metric
+from tasks.seqio_vocabulary import SeqioVocabulary
+
+RATE_CAP = 50_000  # records: a dataset counts as at most this many, in examples-proportional mixing
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """How tasks are made. limit: records a dataset, a sample drawn with seed. strings: whether to give words too."""
+
+    vocabulary: Vocabulary
+    encode: EncodeConfig = field(default_factory=EncodeConfig)
+    limit: int | None = None
+    seed: int = 0
+    strings: bool = True
+
+    def identity(self) -> tuple[object, ...]:
+        return (self.vocabulary.fingerprint(), self.encode, self.limit, self.seed, self.strings)
+
+
+def register(
+    mixture: str, data_dir: Path | None = None, *, settings: TaskSettings, rate_cap: int = RATE_CAP
+) -> list[str]:
+    """Registers a mixture of data/datasets.py and its tasks with SeqIO; returns the names of the tasks.
+
+    To register again is harmless: the same settings change nothing, others replace what there was. UserError for an
+    unknown mixture, or data that is not there.
+    """
+    datasets = resolve_mixture(mixture, data_dir)
+    names = [name for dataset in datasets for name in add_tasks(dataset, settings)]
+    held_out = any(dataset.held_out for dataset in datasets)
+    rate = 1.0 if held_out else functools.partial(seqio.mixing_rate_num_examples, maximum=rate_cap)
+    _add_mixture(re.sub(r"\W", "_", mixture), names, rate)
+    return names
+
+
+def add_tasks(dataset: Dataset, settings: TaskSettings) -> list[str]:
+    """Registers one dataset's atomic tasks; returns their names."""
+    names = []
+    for name, steps in atomic_tasks(dataset).items():
+        identity = (dataset.meta.name, str(getattr(dataset, "folder", "")), settings.identity())
+        if _registered.get(name) != identity:
+            if name in seqio.TaskRegistry.names():
+                seqio.TaskRegistry.remove(name)
+            seqio.TaskRegistry.add_provider(name, make_task(dataset, name, steps, settings))
+            _registered[name] = identity
+        names.append(name)
+    return names
+
+
+_registered: dict[str, object] = {}  # task name -> what it was made of
+
+
+def make_task(dataset: Dataset, name: str, steps: tuple[str, ...], settings: TaskSettings) -> seqio.Task:
+    """The seqio.Task of one dataset's steps; `task_stats` gives what its preprocessor counts."""
+    vocabulary = SeqioVocabulary(settings.vocabulary)
+    features = {
+        "inputs": seqio.Feature(vocabulary, add_eos=False),
+        "targets": seqio.Feature(vocabulary, add_eos=True),  # the preprocessor has put it there
+    }
+    stats = _stats[name] = Counter()
+    preprocessor = functools.partial(
+        ask_and_encode,
+        dataset=dataset,
+        steps=steps,
+        vocabulary=settings.vocabulary,
+        config=settings.encode,
+        stats=stats,
+        strings=settings.strings,
+    )
+    return seqio.Task(
+        name,
+        source=record_source(dataset, settings.limit, settings.seed),
+        output_features=features,
+        preprocessors=[preprocessor],
+        postprocess_fn=keep_question,
+        metric_fns=[make_metric(dataset, steps, get_format(settings.encode.prompt_format))],
+    )
+
+
+_stats: dict[str, Counter[str]] = {}
+
+
+def task_stats(name: str) -> Counter[str]:
+    """What data/questions.py encode_examples has counted for a task, in all that was read of it so far."""
+    return _stats[name]
+
+
+def _add_mixture(name: str, tasks: Iterable[str], rate: object) -> None:
+    if name in seqio.TaskRegistry.names():  # a mixture of one dataset, which bears its name
+        return
+    if name in seqio.MixtureRegistry.names():
+        seqio.MixtureRegistry.remove(name)
+    seqio.MixtureRegistry.add(name, list(tasks), default_rate=rate)

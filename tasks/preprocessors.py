@@ -1,0 +1,164 @@
+"""The SeqIO side of record -> questions -> token ids: a source of records, and one preprocessor that does all the work.
+
+    {"record": JSON, "split", "seed"}  ->  ask_and_encode  ->  {"inputs", "targets": ids + 1, strings for evaluation}
+
+TensorFlow calls Python once for BATCH records, not once an example: a call costs more than a question.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from seqgpt_jax.atomic import AtomicExample
+from seqgpt_jax.data.datasets import Dataset, sample_records
+from seqgpt_jax.data.questions import EncodeConfig, ask_record, encode_examples
+from seqgpt_jax.errors import UserError
+from seqgpt_jax.prompt import get_format
+from seqgpt_jax.records import record_from_dict, record_to_dict
+from seqgpt_jax.vocabulary import Vocabulary
+from tasks.seqio_vocabulary import SHIFT
+
+BATCH = 128  # records a call of Python
+STRINGS = ("inputs_pretokenized", "targets_pretokenized", "question", "record")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_user_errors: list[UserError] = []
+
+
+def take_user_error() -> UserError | None:
+    """The UserError that ended a dataset, if one did: TensorFlow shows it as an error of its own, with a traceback."""
+    return _user_errors.pop() if _user_errors else None
+
+
+def _keep_user_errors(function: F) -> F:
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except UserError as error:
+            _user_errors.append(error)
+            raise
+
+    return wrapper  # type: ignore[return-value]
+
+
+def record_source(dataset: Dataset, limit: int | None, sample_seed: int) -> seqio.FunctionDataSource:
+    """The records of a dataset as JSON, with the split and the seed that the questions will depend on.
+
+    limit: records a split, a sample drawn with sample_seed. shuffle_files shuffles them all, with SeqIO's seed.
+    """
+
+    def make_dataset(split: str, shuffle_files: bool = False, seed: int | None = None) -> tf.data.Dataset:
+        place = {"split": split, "seed": 0 if seed is None else int(seed)}
+
+        def batches() -> Iterator[dict[str, np.ndarray]]:
+            records = (
+                dataset.records(split) if limit is None else iter(sample_records(dataset, split, limit, sample_seed))
+            )
+            if shuffle_files:
+                shuffled = list(records)
+                random.Random(seed).shuffle(shuffled)
+                records = iter(shuffled)
+            batch: list[bytes] = []
+            for record in records:
+                fields = {**place, "record": record_to_dict(record)}
+                batch.append(json.dumps(fields, ensure_ascii=False).encode("utf-8"))
+                if len(batch) == BATCH:
+                    yield {"record": np.array(batch, object)}
+                    batch = []
+            if batch:
+                yield {"record": np.array(batch, object)}
+
+        def read() -> Iterator[dict[str, np.ndarray]]:
+            yield from _iterate(batches())
+
+        ds = tf.data.Dataset.from_generator(read, output_signature={"record": tf.TensorSpec([None], tf.string)})
+        return ds.unbatch()
+
+    sizes = {split: dataset.meta.splits[split] for split in dataset.splits if split in dataset.meta.splits}
+    if limit is not None:
+        sizes = {split: min(size, limit) for split, size in sizes.items()}
+    return seqio.FunctionDataSource(make_dataset, dataset.splits, sizes)
+
+
+def _iterate(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+    advance = _keep_user_errors(lambda: next(batches, None))
+    while (batch := advance()) is not None:
+        yield batch
+
+
+def ask_and_encode(
+    ds: tf.data.Dataset,
+    *,
+    dataset: Dataset,
+    steps: Collection[str],
+    vocabulary: Vocabulary,
+    config: EncodeConfig,
+    stats: Counter[str],
+    strings: bool = True,
+) -> tf.data.Dataset:
+    """From records to questions: "inputs" (prompt) and "targets" (answer with EOS), int32 [None], tokenizer's ids + 1.
+
+    Beside them the STRINGS: the prompt and the answer in words (uncut), the question and its record as JSON. stats
+    counts what encode_examples counts, while the dataset is read.
+    """
+    prompt_format = get_format(config.prompt_format)
+
+    @_keep_user_errors
+    def encode(records: np.ndarray) -> tuple[np.ndarray, ...]:
+        examples: list[AtomicExample] = []
+        sources: list[bytes] = []
+        for raw in records.tolist():
+            fields = json.loads(raw)
+            record = record_from_dict(fields["record"])
+            asked = ask_record(record, dataset, fields["split"], steps, config.ask, fields["seed"])
+            examples += asked
+            sources += [raw] * len(asked)
+        tokens = encode_examples(examples, vocabulary, config, stats)
+        kept = [i for i, each in enumerate(tokens) if each is not None]
+        found = [each for each in tokens if each is not None]
+        empty = np.zeros(0, np.int32)
+        inputs = np.concatenate([empty, *(each.ids[: each.num_prompt] for each in found)]) + np.int32(SHIFT)
+        targets = np.concatenate([empty, *(each.ids[each.num_prompt :] for each in found)]) + np.int32(SHIFT)
+        num_inputs = np.array([each.num_prompt for each in found], np.int32)
+        num_targets = np.array([len(each.ids) - each.num_prompt for each in found], np.int32)
+        if not strings:
+            return inputs, num_inputs, targets, num_targets
+        columns = (
+            [prompt_format.render_prompt(examples[i]).encode() for i in kept],
+            [prompt_format.render_answer(examples[i]).encode() for i in kept],
+            [question_to_json(examples[i]).encode() for i in kept],
+            [sources[i] for i in kept],
+        )
+        return inputs, num_inputs, targets, num_targets, *(np.array(column, object) for column in columns)
+
+    def to_features(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+        names = STRINGS if strings else ()
+        columns = tf.numpy_function(encode, [batch["record"]], [tf.int32] * 4 + [tf.string] * len(names))
+        for column in columns:
+            column.set_shape([None])
+        inputs, num_inputs, targets, num_targets, *words = columns
+        return {
+            "inputs": tf.RaggedTensor.from_row_lengths(inputs, num_inputs, validate=False),
+            "targets": tf.RaggedTensor.from_row_lengths(targets, num_targets, validate=False),
+            **dict(zip(names, words, strict=True)),
+        }
+
+    return ds.batch(BATCH).map(to_features).prefetch(2).unbatch()
+
+
+def question_to_json(example: AtomicExample) -> str:
+    """What metrics.py needs to know of a question: its step and query, and how it was asked."""
+    source = example.source
+    fields = {"step": source.step, "query": source.query, "kind": example.kind, "labels": example.labels}
+    return json.dumps({**fields, "text": example.text, "split": source.split}, ensure_ascii=False)
