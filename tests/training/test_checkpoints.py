@@ -1,0 +1,75 @@
+"""Checkpoints: what is read back is what was saved, on any mesh, and only what is complete."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from seqgpt_jax.errors import UserError
+from seqgpt_jax.training.checkpoints import StageCheckpoints, StageInfo, checkpoint_folder, load_run, saved_stages
+from seqgpt_jax.training.optimizers import make_optimizer
+from seqgpt_jax.training.partitioning import make_mesh
+from seqgpt_jax.training.step import abstract_state, state_shardings
+from seqgpt_jax.vocabulary import train_tokenizer
+from tests.training.toy import CONFIG, SKELETON, TOY_MUON, packed_batch, start
+
+INFO = StageInfo("first", 0, 20, CONFIG)
+
+
+def test_saved_while_training_goes_on_and_read_on_another_mesh(tmp_path: Path) -> None:
+    state, step, _ = start(TOY_MUON)
+    with StageCheckpoints(tmp_path, INFO, "# the config", keep=2) as checkpoints:
+        assert checkpoints.latest_step() is None
+        for number in range(1, 7):
+            state, _ = step(state, packed_batch())
+            if number in (2, 4, 5):
+                saved = jax.tree.map(np.array, jax.device_get(state))
+                checkpoints.save(number, state)  # the next step takes these buffers at once
+        checkpoints.save(5, state)  # is there already: stays as it is
+    folder = checkpoint_folder(tmp_path, "first")
+    assert sorted(child.name for child in folder.iterdir() if child.is_dir()) == ["4", "5"]
+    assert (folder / "config.gin").read_text() == "# the config"
+
+    mesh, optimizer = make_mesh(2, 2, 2), make_optimizer(TOY_MUON, 20, SKELETON)
+    abstract = abstract_state(SKELETON, optimizer, state_shardings(SKELETON, optimizer, mesh))
+    with StageCheckpoints(tmp_path, INFO) as checkpoints:
+        assert checkpoints.latest_step() == 5
+        restored = checkpoints.restore(5, abstract)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), saved)
+    assert restored.params["embedding"].sharding.mesh.shape == mesh.shape
+
+
+def test_half_written_checkpoints_are_not_seen(tmp_path: Path) -> None:
+    state, _, _ = start(TOY_MUON)
+    with StageCheckpoints(tmp_path, INFO) as checkpoints:
+        checkpoints.save(3, state)
+    folder = checkpoint_folder(tmp_path, "first")
+    (folder / "7.orbax-checkpoint-tmp").mkdir()
+    with StageCheckpoints(tmp_path, INFO) as checkpoints:
+        assert checkpoints.latest_step() == 3
+
+
+def test_a_run_is_loaded_from_its_last_stage(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no checkpoint in it"):
+        load_run(tmp_path)
+    train_tokenizer(["some text"], 300).save(tmp_path / "tokenizer")
+    state, step, _ = start(TOY_MUON)
+    for info in (INFO, StageInfo("a_later_one", 1, 20, CONFIG)):
+        state, _ = step(state, packed_batch())
+        with StageCheckpoints(tmp_path, info) as checkpoints:
+            checkpoints.save(1, state)
+    StageCheckpoints(tmp_path, StageInfo("not_begun", 2, 20, CONFIG)).__exit__()
+    assert [info.name for info in saved_stages(tmp_path)] == ["first", "a_later_one"]
+    model, vocabulary = load_run(tmp_path)
+    assert model.config == CONFIG
+    assert vocabulary.size <= 300
+    np.testing.assert_array_equal(model.embedding[...], state.params["embedding"])
+
+    damaged = checkpoint_folder(tmp_path, "first") / "stage.json"
+    damaged.write_text(json.dumps({"name": "first"}))
+    with pytest.raises(UserError, match=r"stage\.json: not a stage description"):
+        saved_stages(tmp_path)

@@ -1,0 +1,234 @@
+"""The trainer: a run that is cut off anywhere ends where it would have ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from seqgpt_jax.errors import UserError
+from seqgpt_jax.recipe import CheckpointSettings, DataSettings, MeshSettings, Recipe, Stage
+from seqgpt_jax.training import loop
+from seqgpt_jax.training.checkpoints import checkpoint_folder
+from seqgpt_jax.training.journal import Journal, read_rows, summarise_stage
+from seqgpt_jax.training.loop import TrainResult, train
+from seqgpt_jax.training.partitioning import params_of
+from seqgpt_jax.training.signals import Interrupted, SignalWatch
+from seqgpt_jax.training.start import StartingPoint
+from seqgpt_jax.training.step import StepMetrics
+from seqgpt_jax.vocabulary import train_tokenizer
+from tests.training.toy import CONFIG, TOY_ADAMW, TOY_MUON, ToySource, packed_batch
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing after it runs."""
+
+
+@pytest.fixture(autouse=True)
+def toy_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Toy caches and a toy model in place of real ones."""
+    vocabulary = train_tokenizer(["some text"], 300)
+    sources = [ToySource("a", 60, seed=1), ToySource("b", 30, seed=2)]
+    monkeypatch.setattr(loop, "ensure_cache", lambda spec, cache_dir, progress: sources)
+    monkeypatch.setattr(loop, "prepare_start", lambda recipe, run_dir: StartingPoint(vocabulary, CONFIG, None))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every run here compiles the same few functions."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jax")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+def toy_recipe(tmp_path: Path, **changes: Any) -> Recipe:
+    recipe = Recipe(
+        stages=(Stage("one", "synthetic", 7, optimizer=TOY_MUON), Stage("two", "mini_real", 6, optimizer=TOY_ADAMW)),
+        data=DataSettings(
+            cache_dir=str(tmp_path / "cache"), rows_per_step=8, row_tokens=40, row_supervised=12, window=32
+        ),
+        checkpoint=CheckpointSettings(every=3),
+    )
+    return dataclasses.replace(recipe, **changes)
+
+
+def run(recipe: Recipe, run_dir: Path, **options: Any) -> TrainResult:
+    return train(recipe, run_dir, config_text="seed = 1\n", show_progress=False, **options)
+
+
+def rows_without_time(run_dir: Path) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name != "time"} for row in read_rows(run_dir)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainResult, Any]:
+    patch = pytest.MonkeyPatch()
+    with patch.context() as monkeypatch:
+        toy_run.__wrapped__(monkeypatch)
+        folder = tmp_path_factory.mktemp("undisturbed")
+        result = run(toy_recipe(folder), folder / "run")
+    return result, jax.device_get(params_of(result.model))
+
+
+def test_a_run_leaves_what_it_should(undisturbed: tuple[TrainResult, Any]) -> None:
+    result, _ = undisturbed
+    assert [(stage.name, stage.steps) for stage in result.stages] == [("one", 7), ("two", 6)]
+    assert all(stage.loss_last < stage.loss_first for stage in result.stages)
+    assert all(stage.tokens_per_second > stage.supervised_per_second > 0 for stage in result.stages)
+    rows = read_rows(result.run_dir)
+    assert [(row["stage"], row["step"]) for row in rows] == [("one", n) for n in range(1, 8)] + [
+        ("two", n) for n in range(1, 7)
+    ]
+    assert set(rows[0]) == {
+        "stage", "step", "loss", "accuracy", "learning_rate", "grad_norm", "tokens", "targets", "time",
+    }  # fmt: skip
+    assert set(rows[0]["time"]) == {"seconds", "tokens_per_second", "supervised_per_second", "data_seconds"}
+    assert (result.run_dir / "config.gin").read_text() == "seed = 1\n"
+    for stage, steps in (("one", {"6", "7"}), ("two", {"3", "6"})):
+        folder = checkpoint_folder(result.run_dir, stage)
+        assert {child.name for child in folder.iterdir() if child.is_dir()} == steps
+        assert (folder / "config.gin").read_text() == "seed = 1\n"
+    assert list((result.run_dir / "tensorboard").iterdir())
+    # The second stage goes on from the weights of the first, with an optimiser of its own.
+    assert rows[7]["loss"] < rows[0]["loss"]
+    assert rows[7]["learning_rate"] == pytest.approx(0.5 * TOY_ADAMW.learning_rate)
+
+
+def test_killed_anywhere_it_ends_bit_equal(
+    undisturbed: tuple[TrainResult, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    want, want_params = undisturbed
+    write, deaths = Journal.write, [("one", 2), ("one", 5), ("one", 7), ("two", 1), ("two", 4)]
+
+    def mortal_write(self: Journal, step: int, *arguments: Any) -> None:
+        write(self, step, *arguments)
+        if deaths and (self._stage, step) == deaths[0]:
+            self.flush()
+            deaths.pop(0)
+            raise Killed
+
+    monkeypatch.setattr(Journal, "write", mortal_write)
+    for _ in range(len(deaths)):
+        with pytest.raises(Killed):
+            run(toy_recipe(tmp_path), tmp_path / "run")
+        with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+            file.write('{"stage": "one", "st')  # a line that was cut off
+    result = run(toy_recipe(tmp_path), tmp_path / "run")
+    assert not deaths
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(params_of(result.model)), want_params)
+    assert rows_without_time(tmp_path / "run") == rows_without_time(want.run_dir)
+
+
+def test_a_signal_saves_and_the_run_goes_on(
+    undisturbed: tuple[TrainResult, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    want, want_params = undisturbed
+    write = Journal.write
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def write_and_signal(self: Journal, step: int, *arguments: Any) -> None:
+        write(self, step, *arguments)
+        if (self._stage, step) == ("one", 4):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Journal, "write", write_and_signal)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM after step 5 of 7, saved"):
+        run(toy_recipe(tmp_path), tmp_path / "run")
+    assert {number: signal.getsignal(number) for number in before} == before
+    assert (checkpoint_folder(tmp_path / "run", "one") / "5").is_dir()
+    monkeypatch.setattr(Journal, "write", write)
+    result = run(toy_recipe(tmp_path), tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(params_of(result.model)), want_params)
+    assert rows_without_time(tmp_path / "run") == rows_without_time(want.run_dir)
+
+
+def test_a_finished_run_is_not_trained_again(
+    undisturbed: tuple[TrainResult, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    want, want_params = undisturbed
+    monkeypatch.setattr(loop, "run_steps", lambda *_, **__: pytest.fail("it trained"))
+    result = run(toy_recipe(want.run_dir.parent), want.run_dir)
+    assert result.stages == want.stages
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(params_of(result.model)), want_params)
+
+
+def test_a_run_of_another_config_is_refused(undisturbed: tuple[TrainResult, Any], tmp_path: Path) -> None:
+    want, _ = undisturbed
+    with pytest.raises(UserError, match=r"another config: - seed = 1; \+ seed = 2 \(choose another --run_dir"):
+        train(toy_recipe(tmp_path), want.run_dir, config_text="seed = 2\n", show_progress=False)
+    # Before there is a checkpoint, nothing is lost by beginning anew.
+    (tmp_path / "run" / "tokenizer").mkdir(parents=True)
+    (tmp_path / "run" / "config.gin").write_text("seed = 2\n")
+    loop._claim_run_dir(tmp_path / "run", "seed = 1\n", False)
+    assert not (tmp_path / "run" / "tokenizer").exists()
+
+
+def test_evaluators_judge_the_model_of_each_stage(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path)
+    recipe = dataclasses.replace(recipe, stages=tuple(dataclasses.replace(stage, steps=1) for stage in recipe.stages))
+
+    def judge(model: Any, vocabulary: Any, *, stage: str, run_dir: Path) -> Iterator[tuple[str, float]]:
+        yield "mean", float(model.embedding[...].mean())
+
+    result = run(recipe, tmp_path / "run", evaluators=[judge])
+    assert list(result.scores) == ["one", "two"]
+    assert result.scores["two"]["mean"] == float(result.model.embedding[...].mean())
+    assert result.scores["one"] != result.scores["two"]
+
+
+def test_rows_that_do_not_fit_the_mesh_are_refused_first(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, mesh=MeshSettings(data=-1, tensor=3))
+    with pytest.raises(UserError, match="does not fit 8 devices"):
+        run(recipe, tmp_path / "run")
+    recipe = toy_recipe(tmp_path, data=DataSettings(rows_per_step=12))
+    with pytest.raises(UserError, match="12 rows a step do not divide by 8"):
+        run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class BadStep:
+    """A compiled step whose loss is no number."""
+
+    def lower(self, *_: Any) -> BadStep:
+        return self
+
+    def compile(self) -> BadStep:
+        return self
+
+    def __call__(self, state: int, batch: Any) -> tuple[int, StepMetrics]:
+        return state + 1, StepMetrics(np.nan, 0.0, np.inf, 0.1, 30, 10, finite=False)  # type: ignore[arg-type]
+
+
+def test_a_loss_that_stays_no_number_ends_the_run(tmp_path: Path) -> None:
+    class Loader:
+        def batches(self, start: int, stop: int) -> Iterator[Any]:
+            return (packed_batch() for _ in range(start, stop))
+
+    mesh = loop.make_mesh()
+    with (
+        Journal(tmp_path, "one", 0, 50, show_progress=False) as journal,
+        pytest.raises(UserError, match=r"not a number in steps 1 to 10 \(lower optimizer.learning_rate"),
+    ):
+        loop.run_steps(
+            BadStep(), 0, 0, 50, Loader(),  # type: ignore[arg-type]
+            mesh=mesh, checkpoints=None, save_every=100, journal=journal, watch=SignalWatch(),  # type: ignore[arg-type]
+        )  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 10
+    assert rows[0]["loss"] is None
+    assert np.isnan(summarise_stage(tmp_path, "one").loss_last)
+
+
+def test_a_signal_between_steps_stops_at_once() -> None:
+    with pytest.raises(Interrupted, match="SIGINT before a step"), SignalWatch():
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
