@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,15 +31,14 @@ def run_recipe(recipe: Recipe, run_dir: Path) -> None:
         settings.name: resolve_mixture(settings.mixture, recipe.data.data_path()) for settings in recipe.evaluations
     }
     result = train(recipe, run_dir, config_text=operative_config_str())
-    export = run_dir / "export"
-    hf.export_model(result.model, result.vocabulary, export, model_card=model_card(recipe), overwrite=True)
-    predictor = SeqGPT.from_pretrained(run_dir)
+    predictor = SeqGPT(result.model, result.vocabulary, prompt_format=recipe.prompt.format)
     sections: dict[str, Evaluation] = {}
     for settings in recipe.evaluations:
         sections[settings.name] = evaluate(
             predictor, mixtures[settings.name], settings.split, settings.limit, run_dir / "predictions"
         )
     write_report(run_dir, result.stages, sections)
+    export_run(run_dir, run_dir / "export")
     for name, evaluation in sections.items():
         print("\n" + section_to_text(name, evaluation))
     for settings in recipe.evaluations[-1:]:
@@ -54,7 +54,25 @@ def export_run(run_dir: Path, out_dir: Path) -> None:
     if not stages:
         raise UserError(f"{run_dir} holds no checkpoint (give the --run_dir of a `seqgpt train` that has saved one)")
     model, vocabulary = load_run(run_dir)
-    hf.export_model(model, vocabulary, out_dir, model_card=hf.ModelCard(name=run_dir.name))
+    hf.export_model(model, vocabulary, out_dir, model_card=_model_card(run_dir))
+
+
+def _model_card(run_dir: Path) -> hf.ModelCard:
+    """What the run's report says about the model: what it was trained on, and how it did."""
+    file = run_dir / "report.json"
+    report = json.loads(file.read_text("utf-8")) if file.is_file() else {"stages": []}
+    data = [
+        (stage["name"], f"{stage['steps']} steps, loss {stage['loss_first']:.2f} to {stage['loss_last']:.2f}")
+        for stage in report["stages"]
+    ]
+    results = [
+        (f"{section}, {group} {metric}", f"{report[section][group][metric]:.3f}")
+        for section in report
+        if isinstance(report[section], dict)
+        for group, metric in (("classification", "accuracy"), ("extraction", "span_f1"))
+        if group in report[section]
+    ]
+    return hf.ModelCard(name=f"SeqGPT {run_dir.name}", training_data=tuple(data), results=tuple(results))
 
 
 def example_predictions(predictor: SeqGPT, datasets: list[Dataset], split: str) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""Numbers, dates, times, amounts and codes: the builtin parts of the value grammar, per language and family.
+"""Numbers, dates, times, amounts, codes and coined words: the builtins of the value grammar, per language and family.
 
 Each family owns one residue class modulo 3, and every builtin value carries a number of that class (a date through
-month + day, a time through hour + minute), so the builtin values of two families never coincide.
+month + day, a time through hour + minute, a word through its letters), so the builtin values of two families never
+coincide.
 """
 
 from __future__ import annotations
@@ -21,6 +22,19 @@ _ZH_WEEKDAYS = "一二三四五六日"
 _ZH_DIGITS = "零一二三四五六七八九"
 _LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
 _FIRST_YEAR, _LAST_YEAR = 1960, 2039
+_ONSETS = (
+    "b", "br", "c", "ch", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "l", "m", "n", "p", "pr", "qu", "r", "s",
+    "sh", "st", "t", "th", "tr", "v", "w", "y", "z",
+)  # fmt: skip
+_VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "ei", "ie", "oa", "ou", "y")
+_CODAS = ("", "", "b", "ck", "d", "l", "ll", "m", "n", "nd", "ng", "nt", "r", "rd", "rn", "s", "ss", "t", "tt", "x")
+_ZH_NAME_CHARACTERS = (
+    "安柏宝北本碧宾博才昌常畅超辰成诚城池川春慈翠达大岱丹德登迪典鼎定东渡端恩尔法凡方芳飞丰峰凤福富冈刚高歌光广贵桂国果海涵翰航豪昊浩禾和河鹤恒"
+    "弘宏虹鸿华怀欢辉慧吉纪季佳嘉坚建江杰捷金津锦京晶静九君俊凯康科可克坤拉兰朗乐雷蕾黎礼里力立利丽连莲良亮林琳玲凌岭隆龙鲁路露伦洛满曼茂梅美萌"
+    "孟梦米苗妙民敏铭南楠能尼年宁诺欧攀培佩鹏平普奇琪启千谦乾强青清庆秋泉然仁荣融柔如瑞若赛三森沙山善尚少绍深升胜圣盛诗石时世树双水顺思松嵩素泰"
+    "涛特腾天田廷通同万望威薇维伟卫文沃西希溪夏仙贤祥翔向晓笑欣新信星兴秀旭轩雪雅亚岩彦扬阳耀业叶怡宜义艺益逸毅银英盈永勇友宇玉育裕元园远月岳云"
+    "运泽展兆哲珍正之志智中忠舟洲珠竹卓子紫宗祖"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +215,31 @@ def _code(language: str, residue: int) -> Builtin:
     return Builtin(compose, num_letters**2 * count_in_class(100, 9999, residue))
 
 
+def _word(language: str, residue: int) -> Builtin:
+    """A word that nobody has seen: what a name in a new text is to a model, which must copy instead of recall it."""
+
+    def compose_en(draw: Draw) -> str:
+        while True:
+            num_syllables = 2 if draw() < 0.6 else 3
+            word = "".join(
+                _ONSETS[int(draw() * len(_ONSETS))] + _VOWELS[int(draw() * len(_VOWELS))] for _ in range(num_syllables)
+            )
+            word += _CODAS[int(draw() * len(_CODAS))]
+            if sum(map(ord, word)) % NUM_RESIDUES == residue:
+                return word.capitalize()
+
+    def compose_zh(draw: Draw) -> str:
+        while True:
+            word = "".join(_ZH_NAME_CHARACTERS[int(draw() * len(_ZH_NAME_CHARACTERS))] for _ in range(2))
+            if sum(map(ord, word)) % NUM_RESIDUES == residue and word[0] != word[1]:
+                return word
+
+    if language == "zh":
+        return Builtin(compose_zh, len(_ZH_NAME_CHARACTERS) * (len(_ZH_NAME_CHARACTERS) - 1) // NUM_RESIDUES)
+    syllables = len(_ONSETS) * len(_VOWELS)
+    return Builtin(compose_en, syllables**2 * (1 + syllables) * len(_CODAS) // NUM_RESIDUES)
+
+
 _MAKERS: dict[str, Callable[[str, int], Builtin]] = {
     "year": _year,
     "date": _date,
@@ -210,5 +249,6 @@ _MAKERS: dict[str, Callable[[str, int], Builtin]] = {
     "weekday_date": _weekday_date,
     "phone": _phone,
     "code": _code,
+    "word": _word,
 }
 BUILTIN_NAMES = ("number", *_MAKERS)
