@@ -157,6 +157,7 @@ class Vocabulary:
     ) -> EncodedPrompt:
         """The prompt's ids, [GEN] last; the end of the text is cut at a token edge where it would pass max_tokens.
 
+        A question or a second sentence, which stands behind a tab, is kept: what is cut is the text before it.
         Raises UserError where the labels leave no room for any text.
         """
         encoded = self.encode_prompts(format, [_Question(kind, text, tuple(labels))], max_tokens)[0]
@@ -207,19 +208,31 @@ class Vocabulary:
     # --- private ---
 
     def _cut(self, head: str, text: str, tail_ids: list[int], max_tokens: int) -> EncodedPrompt | None:
-        """head ends with text; keeps as many of its tokens as fit and end after a character that is not white."""
-        encoding = self._encoder.encode(head, add_special_tokens=False)
-        start = len(head) - len(text)
-        kept = max_tokens - len(tail_ids) - 1
-        while kept > 0:
-            end = encoding.offsets[kept - 1][1]
-            if end <= encoding.offsets[kept][0] and not head[:end][-1:].isspace():
-                break
-            kept -= 1
-        if kept <= 0 or encoding.offsets[kept - 1][1] <= start:
-            return None
-        text_kept = head[start : encoding.offsets[kept - 1][1]]
-        return EncodedPrompt([*encoding.ids[:kept], *tail_ids, self.gen_id], text_kept, len(encoding.ids) - kept)
+        """head ends with text. What stands after a tab is kept, as long as that leaves anything before it."""
+        room = max_tokens - len(tail_ids) - 1
+        frame, num_tokens = head[: len(head) - len(text)], len(self.encode(head))
+        first, tab, rest = text.partition("\t")
+        if tab:
+            num_rest = len(self.encode(tab + rest))
+            for margin in range(3):  # a token may reach over the cut
+                kept = self._start_of(frame, first, room - num_rest - margin)
+                ids = self.encode(frame + kept + tab + rest) if kept else []
+                if kept and len(ids) <= room:
+                    return EncodedPrompt([*ids, *tail_ids, self.gen_id], kept + tab + rest, num_tokens - len(ids))
+        kept = self._start_of(frame, text, room)
+        ids = self.encode(frame + kept)
+        return EncodedPrompt([*ids, *tail_ids, self.gen_id], kept, num_tokens - len(ids)) if kept else None
+
+    def _start_of(self, frame: str, text: str, max_tokens: int) -> str:
+        """The longest start of text that ends at a token edge and not in white space, and fits behind its frame."""
+        encoding = self._encoder.encode(frame + text, add_special_tokens=False)
+        for num_kept in range(min(max_tokens, len(encoding)), 0, -1):
+            end = encoding.offsets[num_kept - 1][1]
+            next_start = encoding.offsets[num_kept][0] if num_kept < len(encoding) else end
+            kept = (frame + text)[len(frame) : end]
+            if end <= next_start and kept and not kept[-1].isspace() and len(self.encode(frame + kept)) <= max_tokens:
+                return kept
+        return ""
 
     def _special_id(self, field: str) -> int | None:
         token = self._config.get(field)

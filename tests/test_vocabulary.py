@@ -237,6 +237,19 @@ def test_prompt_too_long_loses_the_end_of_its_text(vocabulary: Vocabulary) -> No
         vocabulary.encode_prompt(SEQGPT_V1, "extract", text, labels, frame)
 
 
+def test_what_stands_behind_a_tab_is_kept(vocabulary: Vocabulary) -> None:
+    text, question = SENTENCES[0], "who bought the wheat?"
+    full = vocabulary.encode_prompt(SEQGPT_V1, "classify", f"{text}\t{question}", ("a", "b"))
+    for max_tokens in range(len(full.ids) - 20, len(full.ids)):
+        cut = vocabulary.encode_prompt(SEQGPT_V1, "classify", f"{text}\t{question}", ("a", "b"), max_tokens)
+        start, kept_question = cut.text_kept.split("\t")
+        assert kept_question == question and text.startswith(start) and len(start) < len(text)
+        assert max_tokens - 4 < len(cut.ids) <= max_tokens
+        assert cut.ids == vocabulary.encode_prompt(SEQGPT_V1, "classify", cut.text_kept, ("a", "b")).ids
+    longer = vocabulary.encode_prompt(SEQGPT_V1, "classify", f"{text}\t{question * 20}", ("a", "b"), len(full.ids))
+    assert longer.text_kept.startswith(f"{text}\t"), "a question that is too long itself loses its own end"
+
+
 def test_prompts_in_a_batch_have_their_own_limits(vocabulary: Vocabulary) -> None:
     class Asked:
         kind, text, labels = "classify", SENTENCES[0], ("city",)

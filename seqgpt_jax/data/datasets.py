@@ -16,6 +16,7 @@ import dataclasses
 import difflib
 import functools
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -95,17 +96,16 @@ class FolderDataset(Dataset):
 
     @functools.cached_property
     def meta(self) -> DatasetMeta:
-        """meta.json; what it does not say of relations and events is taken from the train split.
+        """meta.json; what it does not say of relations and events is taken from the records.
 
-        That is, which entity types there are and which pairs of them hold relations, and which roles an event type has.
+        The train split says which pairs of entity types hold relations, and which types there are. All splits together
+        say which roles an event type has: that is the schema of the dataset, and gold must be among what is asked.
         """
-        meta, train = self._given_meta, self._files.get("train")
-        if train is None or meta.task not in ("RE", "EE"):
-            return meta
-        if meta.task == "RE" and (meta.pair_types is None or not meta.entity_labels):
-            return _with_entity_types(meta, read_records(train))
+        meta = self._given_meta
+        if meta.task == "RE" and (meta.pair_types is None or not meta.entity_labels) and "train" in self._files:
+            return _with_entity_types(meta, read_records(self._files["train"]))
         if meta.task == "EE" and meta.event_schema is None:
-            return _with_event_schema(meta, read_records(train))
+            return _with_event_schema(meta, itertools.chain.from_iterable(map(read_records, self._files.values())))
         return meta
 
     def records(self, split: str, limit: int | None = None) -> Iterator[Record]:
@@ -116,8 +116,9 @@ class FolderDataset(Dataset):
         self._check_split(split)
         digest = hashlib.sha256(self._hash("meta.json").encode())
         digest.update(self._hash(self._files[split].name).encode())
-        if self._given_meta.task in ("RE", "EE") and "train" in self._files:
-            digest.update(self._hash(self._files["train"].name).encode())  # see `meta`
+        if self._given_meta.task in ("RE", "EE"):  # see `meta`
+            for name in sorted(path.name for path in self._files.values()):
+                digest.update(self._hash(name).encode())
         return digest.hexdigest()
 
     def _hash(self, name: str) -> str:
@@ -202,11 +203,10 @@ def find_folder_datasets(root: Path) -> list[Dataset]:
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder (give a folder with meta.json, or a tree of such folders)")
-    folders = sorted({path.parent for path in root.rglob("meta.json")})
+    folders = sorted(Path(folder) for folder, _, files in os.walk(root, followlinks=True) if "meta.json" in files)
     if not folders:
         raise UserError(f"{root}: no meta.json here or below, so no dataset (see the record format in the README)")
-    held_out = _held_out_names(root.resolve())
-    datasets: list[Dataset] = [FolderDataset(folder, held_out=folder.name in held_out) for folder in folders]
+    datasets: list[Dataset] = [FolderDataset(folder, held_out=_is_held_out(folder)) for folder in folders]
     _check_names(datasets)
     return datasets
 
@@ -313,11 +313,12 @@ def _read_partitions(folder: Path) -> dict[str, dict[str, list[str]]]:
         raise RecordError(f"cannot be read: {error!r}", file=path, remedy=remedy) from None
 
 
-def _held_out_names(folder: Path) -> set[str]:
-    """What the partitions.json of this folder, or of one above or below it, holds out: a path is no way around it."""
-    files = [parent / "partitions.json" for parent in (folder, *folder.parents)] + list(folder.rglob("partitions.json"))
-    found = (_read_partitions(path.parent)["held_out"] for path in files if path.is_file())
-    return {name for languages in found for names in languages.values() for name in names}
+def _is_held_out(folder: Path) -> bool:
+    """Whether the data folder that a dataset lies in holds it out: its path is no way around that."""
+    place = folder.resolve()
+    if len(place.parents) < 2 or not (place.parents[1] / "partitions.json").is_file():
+        return False
+    return place.name in _read_partitions(place.parents[1])["held_out"].get(place.parent.name, [])
 
 
 def _check_names(datasets: Iterable[Dataset]) -> None:

@@ -1,0 +1,146 @@
+"""Questions and their token ids: what is asked, what is cut, and what is counted."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from seqgpt_jax.atomic import STEPS, AtomicExample, Source, decompose
+from seqgpt_jax.data.datasets import Dataset, FolderDataset, resolve_mixture
+from seqgpt_jax.data.questions import STATS, EncodeConfig, ask_record, encode_examples, training_texts
+from seqgpt_jax.errors import UserError
+from seqgpt_jax.negatives import AskConfig
+from seqgpt_jax.prompt import SEQGPT_V1
+from seqgpt_jax.vocabulary import Vocabulary, train_tokenizer
+from tests.tiny_data import write_data
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def datasets(root: Path) -> list[Dataset]:
+    return resolve_mixture("held_in", root)
+
+
+@pytest.fixture(scope="module")
+def vocabulary(datasets: list[Dataset]) -> Vocabulary:
+    return train_tokenizer(training_texts(datasets, "train", 20), 600)
+
+
+def extraction(text: str, answer: dict[str, tuple[str, ...]], labels: tuple[str, ...]) -> AtomicExample:
+    return AtomicExample(text, "extract", labels, answer, Source("d", "train", "1", "NER", "en", "extract"))
+
+
+def test_training_questions_depend_on_seed_dataset_and_record_alone(datasets: list[Dataset]) -> None:
+    dataset = datasets[0]
+    first, second = dataset.records("train", 2)
+    ask = AskConfig()
+    random.seed(0)
+    assert ask_record(first, dataset, "train", STEPS, ask, 3) == ask_record(first, dataset, "train", STEPS, ask, 3)
+    orders = {tuple(q.labels for q in ask_record(first, dataset, "train", STEPS, ask, seed)) for seed in range(20)}
+    assert len(orders) > 10
+    assert ask_record(first, dataset, "train", STEPS, ask, 0)[0].labels != second
+
+
+def test_evaluation_asks_every_label_in_order(datasets: list[Dataset]) -> None:
+    dataset = datasets[0]
+    record = next(dataset.records("test"))
+    questions = ask_record(record, dataset, "test", STEPS, AskConfig(), 0)
+    assert [question.labels for question in questions] == [dataset.meta.labels[:4], dataset.meta.labels[4:]]
+
+
+def test_steps_divide_the_questions_of_a_record(datasets: list[Dataset]) -> None:
+    dataset = next(dataset for dataset in datasets if dataset.meta.task == "EE")
+    record = next(dataset.records("validation"))
+    by_step = {step: ask_record(record, dataset, "validation", (step,), AskConfig(), 0) for step in STEPS}
+    assert {step for step, questions in by_step.items() if questions} == {"trigger", "event_type", "argument"}
+    assert sum(map(len, by_step.values())) == len(decompose(record, dataset.meta, "validation"))
+
+
+def test_what_fits_is_encoded_whole(datasets: list[Dataset], vocabulary: Vocabulary) -> None:
+    examples = [
+        q for d in datasets for r in d.records("train", 5) for q in ask_record(r, d, "train", STEPS, AskConfig(), 0)
+    ]
+    stats: Counter[str] = Counter()
+    for example, tokens in zip(examples, encode_examples(examples, vocabulary, EncodeConfig(), stats), strict=True):
+        assert tokens is not None
+        assert tokens.ids[tokens.num_prompt - 1] == vocabulary.gen_id and tokens.ids[-1] == vocabulary.eos_id
+        prompt, answer = tokens.ids[: tokens.num_prompt - 1], tokens.ids[tokens.num_prompt :]
+        assert vocabulary.decode(prompt) + "[GEN]" == SEQGPT_V1.render_prompt(example)
+        assert vocabulary.decode(answer) == SEQGPT_V1.render_answer(example)
+        assert tokens.ids.dtype == "int32"
+    assert stats["examples"] == len(examples) and not stats["cut"] and not stats["dropped"]
+    assert set(stats) <= set(STATS)
+
+
+def test_text_that_is_cut_takes_its_spans_along(vocabulary: Vocabulary) -> None:
+    text = "London is big. " + "x " * 60 + "Paris is bigger"
+    example = extraction(text, {"city": ("London", "Paris")}, ("city", "person"))
+    stats: Counter[str] = Counter()
+    config = EncodeConfig(max_tokens=100)
+    (tokens,) = encode_examples([example], vocabulary, config, stats)
+    assert tokens is not None and len(tokens.ids) <= 100
+    assert vocabulary.decode(tokens.ids[tokens.num_prompt :]) == "city: London\nperson: None\n"
+    prompt = vocabulary.decode(tokens.ids[: tokens.num_prompt])
+    assert "Paris" not in prompt and prompt.endswith("\n抽取: city，person\n输出: ")
+    assert (stats["cut"], stats["cut_spans"], stats["dropped"]) == (1, 1, 0)
+    assert stats["tokens"] == len(tokens.ids) and stats["supervised"] == len(tokens.ids) - tokens.num_prompt
+
+
+def test_long_answers_shrink_with_their_text(vocabulary: Vocabulary) -> None:
+    cities = tuple(f"City{i}" for i in range(30))
+    example = extraction(" and ".join(cities), {"city": cities}, ("city",))
+    whole = encode_examples([example], vocabulary, EncodeConfig(), Counter())[0]
+    assert whole is not None
+    for config in (EncodeConfig(max_tokens=len(whole.ids) // 2), EncodeConfig(max_supervised=60)):
+        stats: Counter[str] = Counter()
+        (tokens,) = encode_examples([example], vocabulary, config, stats)
+        assert tokens is not None
+        kept = vocabulary.decode(tokens.ids[: tokens.num_prompt])
+        answer = SEQGPT_V1.parse(vocabulary.decode(tokens.ids[tokens.num_prompt :]), "extract", ("city",)).answer
+        assert isinstance(answer, dict)
+        assert list(answer["city"]) == [city for city in cities if f"{city} " in kept or f"{city}\n" in kept]
+        assert 0 < len(answer["city"]) < 30 and stats["cut_spans"] == 30 - len(answer["city"])
+
+
+def test_what_cannot_fit_is_dropped_and_counted(vocabulary: Vocabulary) -> None:
+    example = extraction("a text", {}, tuple(f"a very long label {i}" for i in range(6)))
+    for config in (EncodeConfig(max_tokens=40), EncodeConfig(max_supervised=10)):
+        stats: Counter[str] = Counter()
+        assert encode_examples([example], vocabulary, config, stats) == [None]
+        assert stats == {"dropped": 1}
+
+
+def test_wrong_limits_and_formats_are_user_errors() -> None:
+    with pytest.raises(UserError, match="max_tokens is 0"):
+        EncodeConfig(max_tokens=0)
+    with pytest.raises(UserError, match="unknown prompt format"):
+        EncodeConfig(prompt_format="seqgpt_v0")
+
+
+def test_training_texts_hold_frame_texts_labels_and_answers(datasets: list[Dataset]) -> None:
+    texts = list(training_texts(datasets, "train", 3))
+    assert sum(text.startswith("输入: Ada") for text in texts) == 3, "the chunks of a record share one text"
+    joined = "".join(texts)
+    for part in ("\n抽取: ", "\n分类: ", "\n输出: ", "buyer of acquire event", "就职", "city: London\n", "None\n"):
+        assert part in joined
+
+
+def test_real_records_are_asked_and_encoded(data_dir: Path, vocabulary: Vocabulary) -> None:
+    config = EncodeConfig(max_tokens=512)
+    for name in ("cluener", "ag_news", "scierc_relations", "duee", "dialogre_zh", "policyqa", "c3"):
+        dataset = resolve_mixture(name, data_dir)[0]
+        assert isinstance(dataset, FolderDataset)
+        split = dataset.splits[-1]
+        stats: Counter[str] = Counter()
+        for record in dataset.records(split, 20):
+            questions = ask_record(record, dataset, split, STEPS, config.ask, 0)
+            assert questions
+            encode_examples(questions, vocabulary, config, stats)
+        assert stats["examples"] > 0.7 * (stats["examples"] + stats["dropped"])
