@@ -41,15 +41,6 @@ def toy_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "prepare_start", lambda recipe, run_dir: StartingPoint(vocabulary, CONFIG, None))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Every run here compiles the same few functions."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jax")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-
-
 def toy_recipe(tmp_path: Path, **changes: Any) -> Recipe:
     recipe = Recipe(
         stages=(Stage("one", "synthetic", 7, optimizer=TOY_MUON), Stage("two", "mini_real", 6, optimizer=TOY_ADAMW)),
@@ -69,13 +60,17 @@ def rows_without_time(run_dir: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "time"} for row in read_rows(run_dir)]
 
 
+def judge(model: Any, vocabulary: Any, *, stage: str, run_dir: Path) -> Iterator[tuple[str, float]]:
+    yield "mean", float(model.embedding[...].mean())
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainResult, Any]:
     patch = pytest.MonkeyPatch()
     with patch.context() as monkeypatch:
         toy_run.__wrapped__(monkeypatch)
         folder = tmp_path_factory.mktemp("undisturbed")
-        result = run(toy_recipe(folder), folder / "run")
+        result = run(toy_recipe(folder), folder / "run", evaluators=[judge])
     return result, jax.device_get(params_of(result.model))
 
 
@@ -172,16 +167,10 @@ def test_a_run_of_another_config_is_refused(undisturbed: tuple[TrainResult, Any]
     assert not (tmp_path / "run" / "tokenizer").exists()
 
 
-def test_evaluators_judge_the_model_of_each_stage(tmp_path: Path) -> None:
-    recipe = toy_recipe(tmp_path)
-    recipe = dataclasses.replace(recipe, stages=tuple(dataclasses.replace(stage, steps=1) for stage in recipe.stages))
-
-    def judge(model: Any, vocabulary: Any, *, stage: str, run_dir: Path) -> Iterator[tuple[str, float]]:
-        yield "mean", float(model.embedding[...].mean())
-
-    result = run(recipe, tmp_path / "run", evaluators=[judge])
+def test_evaluators_judge_the_model_of_each_stage(undisturbed: tuple[TrainResult, Any]) -> None:
+    result, params = undisturbed
     assert list(result.scores) == ["one", "two"]
-    assert result.scores["two"]["mean"] == float(result.model.embedding[...].mean())
+    assert result.scores["two"]["mean"] == pytest.approx(params["embedding"].mean())
     assert result.scores["one"] != result.scores["two"]
 
 
@@ -230,5 +219,4 @@ def test_a_loss_that_stays_no_number_ends_the_run(tmp_path: Path) -> None:
 
 def test_a_signal_between_steps_stops_at_once() -> None:
     with pytest.raises(Interrupted, match="SIGINT before a step"), SignalWatch():
-        os.kill(os.getpid(), signal.SIGINT)
-        signal.pause()
+        signal.raise_signal(signal.SIGINT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -12,7 +13,6 @@ import pytest
 from jax.sharding import Mesh
 
 from seqgpt_jax.data.loader import Batch
-from seqgpt_jax.models.loss import LossSums
 from seqgpt_jax.training.optimizers import Optimizer
 from seqgpt_jax.training.partitioning import make_mesh
 from seqgpt_jax.training.step import StepMetrics
@@ -64,16 +64,17 @@ def test_packed_and_unpacked_rows_agree(reference: tuple[Any, StepMetrics]) -> N
     assert_same(gradient(unpacked_batch()), reference)
 
 
-@pytest.mark.parametrize("num_microbatches", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_microbatches", [4, 8])
 def test_microbatches_agree(num_microbatches: int, reference: tuple[Any, StepMetrics]) -> None:
     batch = packed_batch()
-    # Uneven on purpose: a mean of the parts' means would be another gradient.
-    assert len({int(row.sum()) for row in batch.target_mask_BS}) > 1
     assert_same(gradient(batch, num_microbatches=num_microbatches), reference)
 
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), pytest.param((1, 2, 4), marks=pytest.mark.slow)])
 def test_meshes_agree_with_one_device(sizes: tuple[int, int, int], reference: tuple[Any, StepMetrics]) -> None:
+    # Uneven on purpose: a mean of the parts' means would be another gradient.
+    assert len({int(row.sum()) for row in packed_batch().target_mask_BS}) > 1
     assert_same(gradient(packed_batch(), make_mesh(*sizes), num_microbatches=2 if sizes[0] == 2 else 1), reference)
 
 
@@ -90,20 +91,12 @@ def test_it_learns() -> None:
 
 
 def test_a_step_that_is_no_number_is_left_out() -> None:
-    def loss_sums(model: Any, batch: Batch) -> LossSums:
-        """log(weight) of a scale that is 1, times nan where the batch says so."""
-        poison = jnp.where(batch.tokens_BT[0, 0] == 1, jnp.nan, 1.0)
-        loss = poison * jnp.square(model.final_norm.scale[...]).sum()
-        return LossSums(loss, jnp.ones(()), jnp.zeros(()))
-
-    state, step, _ = start(TOY_MUON, loss_sums=loss_sums)
-    good = packed_batch()
-    state, metrics = step(state, good)
-    assert bool(metrics.finite)
-    before = jax.device_get(state)
-    good.tokens_BT[0, 0] = 1
-    state, metrics = step(state, good)
+    state, step, shardings = start(TOY_MUON)
+    params = jax.device_get(state.params)
+    params["final_norm"]["scale"] = np.full_like(params["final_norm"]["scale"], np.nan)
+    before = jax.device_get(dataclasses.replace(state, params=params))
+    state, metrics = step(jax.device_put(before, shardings), packed_batch())
     assert not bool(metrics.finite)
     after = jax.device_get(state)
-    assert int(after.step) == 2
+    assert int(after.step) == 1
     jax.tree.map(np.testing.assert_array_equal, (after.params, after.opt_state), (before.params, before.opt_state))

@@ -83,13 +83,19 @@ def one_device() -> Mesh:
     return make_mesh(devices=jax.devices()[:1])
 
 
-def start(
-    optimizer: OptimizerConfig | Optimizer, mesh: Mesh | None = None, num_microbatches: int = 1, **step_options: Any
-) -> tuple[TrainState, Any, TrainState]:
-    """State, step function and shardings of the toy model on a mesh (default: one device), for 20 steps."""
-    mesh = mesh or one_device()
+@functools.cache
+def _step(
+    optimizer: OptimizerConfig | Optimizer, mesh: Mesh, num_microbatches: int
+) -> tuple[Optimizer, Any, TrainState]:
     if isinstance(optimizer, OptimizerConfig):
         optimizer = make_optimizer(optimizer, 20, SKELETON)
     shardings = state_shardings(SKELETON, optimizer, mesh)
-    state = init_state(host_params(), optimizer, shardings)
-    return state, make_train_step(SKELETON, optimizer, mesh, shardings, num_microbatches, **step_options), shardings
+    return optimizer, make_train_step(SKELETON, optimizer, mesh, shardings, num_microbatches), shardings
+
+
+def start(
+    optimizer: OptimizerConfig | Optimizer, mesh: Mesh | None = None, num_microbatches: int = 1
+) -> tuple[TrainState, Any, TrainState]:
+    """State, step function and shardings of the toy model on a mesh (default: one device), for 20 steps."""
+    optimizer, step, shardings = _step(optimizer, mesh or one_device(), num_microbatches)
+    return init_state(host_params(), optimizer, shardings), step, shardings
