@@ -33,7 +33,8 @@ class TokenLayout(NamedTuple):
     key_positions_BK: jax.Array  # place within the segment, for ALiBi
     query_slots_BT: jax.Array  # the key slot of each query token; [1, T] when every row has the same
 
-    def mask_BTK(self) -> jax.Array:
+    def visible(self) -> jax.Array:
+        """bool BTK: whether the query sees the key."""
         slots_11K = jnp.arange(self.key_segments_BK.shape[1], dtype=jnp.int32)[None, None, :]
         same_BTK = self.query_segments_BT[:, :, None] == self.key_segments_BK[:, None, :]
         return (slots_11K <= self.query_slots_BT[:, :, None]) & same_BTK & (self.key_segments_BK != 0)[:, None, :]
@@ -72,10 +73,10 @@ def attend(
     return BACKENDS[backend](query_BTNH, key_BKNH, value_BKNH, layout, slopes_N)
 
 
-def _bias_BNTK(layout: TokenLayout, slopes_N: np.ndarray) -> jax.Array:
+def _bias(layout: TokenLayout, slopes_N: np.ndarray) -> jax.Array:
     positions_BK = layout.key_positions_BK.astype(jnp.float32)
     alibi_BNTK = jnp.asarray(slopes_N)[None, :, None, None] * positions_BK[:, None, None, :]
-    return jnp.where(layout.mask_BTK()[:, None], alibi_BNTK, _MASKED)
+    return jnp.where(layout.visible()[:, None], alibi_BNTK, _MASKED)
 
 
 def _reference(
@@ -83,7 +84,7 @@ def _reference(
 ) -> jax.Array:
     scale = query_BTNH.shape[-1] ** -0.5
     scores_BNTK = jnp.einsum("BTNH,BKNH->BNTK", query_BTNH, key_BKNH, preferred_element_type=jnp.float32)
-    scores_BNTK = scores_BNTK * scale + _bias_BNTK(layout, slopes_N)
+    scores_BNTK = scores_BNTK * scale + _bias(layout, slopes_N)
     probs_BNTK = jax.nn.softmax(scores_BNTK, axis=-1).astype(value_BKNH.dtype)
     return jnp.einsum("BNTK,BKNH->BTNH", probs_BNTK, value_BKNH)
 
@@ -91,7 +92,7 @@ def _reference(
 def _xla(
     query_BTNH: jax.Array, key_BKNH: jax.Array, value_BKNH: jax.Array, layout: TokenLayout, slopes_N: np.ndarray
 ) -> jax.Array:
-    bias_BNTK = _bias_BNTK(layout, slopes_N)
+    bias_BNTK = _bias(layout, slopes_N)
     return jax.nn.dot_product_attention(query_BTNH, key_BKNH, value_BKNH, bias=bias_BNTK, implementation="xla")
 
 

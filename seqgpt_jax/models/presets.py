@@ -1,4 +1,4 @@
-"""Named model sizes. The released BLOOM sizes carry its vocabulary of 250,880 rows; ours take their tokenizer's size."""
+"""Named model sizes. The released BLOOM sizes have its vocabulary of 250,880 rows, ours their own tokenizer's size."""
 
 from __future__ import annotations
 

@@ -1,0 +1,85 @@
+"""Greedy decoding against a loop over the whole sequence, and against transformers' generate."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from seqgpt_jax.decoding.generate import _bucket, _decode, generate
+from seqgpt_jax.errors import UserError
+from seqgpt_jax.models.bloom import Bloom, init_cache
+from tests.models.tiny import TINY, random_model, torch_twin
+
+EOS, PAD = 2, 3
+
+
+@pytest.fixture(scope="module")
+def model() -> Bloom:
+    return random_model(TINY, seed=1)
+
+
+def _prompts(number: int, longest: int = 40, seed: int = 0) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(4, TINY.vocab_size, rng.integers(1, longest + 1)).tolist() for _ in range(number)]
+
+
+def test_fifty_prompts_equal_transformers(model: Bloom) -> None:
+    """Lengths 1 to 40 in one call; of the answers some end by themselves and some are cut off."""
+    twin, prompts = torch_twin(model), _prompts(50)
+    answers = generate(model, prompts, max_new_tokens=24, eos_id=EOS, pad_id=PAD, batch_size=16)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        with torch.no_grad():
+            expected = twin.generate(
+                torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=24,
+                do_sample=False, eos_token_id=EOS, pad_token_id=PAD,
+            )  # fmt: skip
+        assert answer == expected[0, len(prompt) :].tolist()
+    ended = sum(answer[-1] == EOS for answer in answers)
+    assert 3 < ended < 47, "the tiny model must show both endings"
+    assert all(len(answer) == 24 or answer[-1] == EOS for answer in answers)
+
+
+@pytest.mark.parametrize("layer_loop", ["scan", "unroll"])
+def test_limits_one_each_and_any_batch_size(model: Bloom, layer_loop: str) -> None:
+    model = random_model(dataclasses.replace(TINY, layer_loop=layer_loop), seed=1)
+    prompts = _prompts(9, seed=3)
+    whole = generate(model, prompts, max_new_tokens=20, eos_id=EOS, pad_id=PAD, batch_size=16)
+    limits = [0, 1, 2, 20, 5, 7, 20, 3, 11]
+    calls: list[tuple[int, int]] = []
+    each = generate(
+        model, prompts, max_new_tokens=limits, eos_id=EOS, pad_id=PAD, batch_size=4,
+        progress=lambda done, total: calls.append((done, total)),
+    )  # fmt: skip
+    assert each == [answer[:limit] for answer, limit in zip(whole, limits, strict=True)]
+    assert calls == [(4, 9), (8, 9), (9, 9)]
+    assert generate(model, [], max_new_tokens=5, eos_id=EOS) == []
+
+
+def test_few_programs_serve_any_length(model: Bloom) -> None:
+    _decode.clear_cache()
+    for seed in range(3):
+        generate(model, _prompts(20, longest=60, seed=seed), max_new_tokens=4, eos_id=EOS, pad_id=PAD, batch_size=8)
+    assert _decode._cache_size() <= 4  # two lengths, two sizes of batch
+    lengths = range(1, 5000)
+    assert all(length <= _bucket(length) <= max(length + 31, 1.25 * length) for length in lengths)
+    assert len({_bucket(length) for length in lengths}) <= 26
+
+
+def test_user_errors(model: Bloom) -> None:
+    for prompts, limits, words in (
+        ([[5], []], 4, "prompt 1 is empty"),
+        ([[5, TINY.vocab_size]], 4, "id outside 0 .. 95"),
+        ([[5], [6]], [4], "1 values of max_new_tokens for 2 prompts"),
+        ([[5]], -1, "max_new_tokens at least 0"),
+    ):
+        with pytest.raises(UserError, match=words):
+            generate(model, prompts, max_new_tokens=limits, eos_id=EOS, pad_id=PAD)
+
+
+def test_the_cache_has_the_shape_that_the_config_says() -> None:
+    cache = jax.eval_shape(lambda: init_cache(dataclasses.replace(TINY, compute_dtype="bfloat16"), 5, 64))
+    assert (cache.keys_LBKNH.shape, cache.values_LBKNH.dtype) == ((3, 5, 64, 4, 8), "bfloat16")

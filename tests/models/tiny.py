@@ -1,0 +1,61 @@
+"""Tiny models and their torch twins for the tests of models, decoding and hf."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+import torch
+import transformers
+from flax import nnx
+
+from seqgpt_jax.hf import bloom_to_hf
+from seqgpt_jax.models.bloom import Bloom, BloomConfig
+
+TINY = BloomConfig(vocab_size=96, num_layers=3, width=32, num_heads=4)
+SIX_HEADS = BloomConfig(vocab_size=128, num_layers=2, width=48, num_heads=6)
+ONE_HEAD = BloomConfig(vocab_size=64, num_layers=1, width=24, num_heads=1, layer_norm_epsilon=1e-3)
+
+
+def random_model(config: BloomConfig, seed: int = 0, spread: float = 0.3) -> Bloom:
+    """A model whose every parameter is random, biases and scales too, so that no mistake hides behind a zero or one."""
+    model = Bloom(config, rngs=nnx.Rngs(seed))
+    rng = np.random.default_rng(seed)
+    state = nnx.state(model)
+    noisy = jax.tree.map(lambda leaf: leaf + (spread * rng.standard_normal(leaf.shape)).astype(leaf.dtype), state)
+    nnx.update(model, noisy)
+    return model
+
+
+def torch_twin(model: Bloom) -> transformers.BloomForCausalLM:
+    """transformers' model with the same weights, float32, through tensors alone (no files)."""
+    config = model.config
+    twin = transformers.BloomForCausalLM(
+        transformers.BloomConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.width,
+            n_layer=config.num_layers,
+            n_head=config.num_heads,
+            layer_norm_epsilon=config.layer_norm_epsilon,
+            eos_token_id=2,
+            pad_token_id=3,
+        )
+    ).eval()
+    tensors = {name: torch.tensor(value) for name, value in bloom_to_hf(model)}
+    missing, unexpected = twin.load_state_dict(tensors, strict=False)
+    assert missing == ["lm_head.weight"]
+    assert not unexpected
+    return twin
+
+
+def torch_logits(twin: transformers.BloomForCausalLM, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Logits [T, V] of one unpadded sequence."""
+    with torch.no_grad():
+        return twin(torch.tensor(np.asarray(tokens))[None]).logits[0].numpy()
+
+
+def whole_rows(tokens_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """tokens, positions, segment ids of rows that are one document each."""
+    positions_BT = np.broadcast_to(np.arange(tokens_BT.shape[1], dtype=np.int32), tokens_BT.shape)
+    return tokens_BT.astype(np.int32), positions_BT, np.ones_like(positions_BT)
