@@ -1,4 +1,4 @@
-"""predictor.py with an oracle in the decoder's place: what is asked, in which batches, and what becomes of answers."""
+"""predictor.py: what is asked and what becomes of answers, with an oracle for a decoder; at the end, a real model."""
 
 from __future__ import annotations
 
@@ -8,16 +8,30 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
 
+from seqgpt_jax import hf
 from seqgpt_jax import predictor as predictor_module
 from seqgpt_jax.atomic import AtomicExample, decompose
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.metrics import empty_predictions, score_dataset
+from seqgpt_jax.models.bloom import Bloom, BloomConfig
 from seqgpt_jax.negatives import evaluation_questions
 from seqgpt_jax.predictor import Classification, DecodeConfig, Extraction, SeqGPT
 from seqgpt_jax.prompt import SEQGPT_V1
-from seqgpt_jax.records import ClassificationRecord, DatasetMeta, ExtractionRecord, Span, read_meta, read_records
+from seqgpt_jax.records import (
+    ClassificationRecord,
+    DatasetMeta,
+    EventRecord,
+    ExtractionRecord,
+    Span,
+    read_meta,
+    read_records,
+)
 from seqgpt_jax.vocabulary import Vocabulary, train_tokenizer
 
 Oracle = Callable[[str, str, tuple[str, ...]], str]  # (kind word, text, labels) -> answer text
@@ -278,3 +292,46 @@ def test_a_users_mistakes_are_named(with_oracle: Any, call: Callable[[SeqGPT], o
     model, _ = with_oracle(lambda kind, text, labels: "x\n")
     with pytest.raises(UserError, match=message):
         call(model)
+
+
+# --- with a real, untrained model ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run_dir(vocabulary: Vocabulary, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory whose export/ holds a tiny random model."""
+    folder = tmp_path_factory.mktemp("run")
+    model = Bloom(BloomConfig(vocab_size=vocabulary.size, num_layers=2, width=16, num_heads=2), rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(0)  # noise, as a fresh model with a tied head only says its last token again
+    nnx.update(model, jax.tree.map(lambda x: x + (0.6 * rng.normal(size=x.shape)).astype(x.dtype), nnx.state(model)))
+    hf.export_model(model, vocabulary, folder / "export")
+    return folder
+
+
+def test_a_run_directory_and_its_export_are_the_same_model(run_dir: Path) -> None:
+    decode = DecodeConfig(max_new_tokens=8)
+    meta = DatasetMeta("toy", "EE", "en", ("meet", "leave"), roles=("who", "where"))
+    records = [
+        EventRecord(str(i), "EE", text, ()) for i, text in enumerate(["Ada met Bob", "Ada left Rome. " * 5, "x"])
+    ]
+    of_run = SeqGPT.from_pretrained(run_dir, decode=decode).predict_records(records, [meta] * 3)
+    of_export = SeqGPT.from_pretrained(str(run_dir / "export"), decode=decode)
+    one_by_one = [of_export.predict_records([record], [meta])[0] for record in records]
+    assert [p.record.id for p in of_run] == ["0", "1", "2"]
+    assert [p.answered[0].raw for p in of_run] == [p.answered[0].raw for p in one_by_one]
+    assert len({p.answered[0].raw for p in of_run} - {""}) > 1
+
+
+def test_the_answers_are_those_of_a_plain_loop_without_cache(run_dir: Path, vocabulary: Vocabulary) -> None:
+    model = SeqGPT.from_pretrained(run_dir, decode=DecodeConfig(max_new_tokens=6))
+    meta = DatasetMeta("toy", "CLS", "en", ("good", "bad"))
+    (question,) = decompose(ClassificationRecord("0", "CLS", "Ada met Bob", ()), meta)
+    ids = [*vocabulary.encode(SEQGPT_V1.render_prompt(question).removesuffix("[GEN]")), vocabulary.gen_id]
+    num_prompt = len(ids)
+    while len(ids) < num_prompt + 6 and ids[-1] != vocabulary.eos_id:
+        tokens_1T = jnp.asarray(ids, jnp.int32)[None]
+        hidden_1TD, _ = model.model(tokens_1T, jnp.arange(len(ids), dtype=jnp.int32)[None], jnp.ones_like(tokens_1T))
+        ids.append(int(model.model.head(hidden_1TD[:, -1]).argmax()))
+    written = vocabulary.decode(ids[num_prompt:])
+    assert written
+    assert model.answer_questions([question])[0].raw == written
