@@ -14,7 +14,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import absl.logging
+
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.host_memory import keep_freed_memory
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: run again to go on
@@ -23,7 +26,9 @@ EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: run again to go on
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand and returns the exit code."""
     options = build_parser().parse_args(arguments)
-    from seqgpt_jax.training.loop import Interrupted
+    keep_freed_memory()
+    absl.logging.set_verbosity(absl.logging.ERROR)  # orbax warns of what we asked it to do
+    from seqgpt_jax.training.signals import Interrupted
 
     try:
         return options.run(options) or 0

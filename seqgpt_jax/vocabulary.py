@@ -186,7 +186,7 @@ class Vocabulary:
             if limit is None or len(head) + len(tail) + 1 <= limit:
                 encoded.append(EncodedPrompt([*head, *tail, self.gen_id], question.text))
             else:
-                encoded.append(self._cut(pieces[i][0], question.text, tail, limit))
+                encoded.append(self._cut(pieces[i][0], question.text, len(head), tail, limit))
         return encoded
 
     def encode_answer(self, answer: str) -> list[int]:
@@ -207,32 +207,38 @@ class Vocabulary:
 
     # --- private ---
 
-    def _cut(self, head: str, text: str, tail_ids: list[int], max_tokens: int) -> EncodedPrompt | None:
+    def _cut(
+        self, head: str, text: str, num_head_tokens: int, tail_ids: list[int], max_tokens: int
+    ) -> EncodedPrompt | None:
         """head ends with text. What stands after a tab is kept, as long as that leaves anything before it."""
         room = max_tokens - len(tail_ids) - 1
-        frame, num_tokens = head[: len(head) - len(text)], len(self.encode(head))
+        frame = head[: len(head) - len(text)]
         first, tab, rest = text.partition("\t")
+        kept, ids = "", []
         if tab:
-            num_rest = len(self.encode(tab + rest))
-            for margin in range(3):  # a token may reach over the cut
-                kept = self._start_of(frame, first, room - num_rest - margin)
-                ids = self.encode(frame + kept + tab + rest) if kept else []
-                if kept and len(ids) <= room:
-                    return EncodedPrompt([*ids, *tail_ids, self.gen_id], kept + tab + rest, num_tokens - len(ids))
-        kept = self._start_of(frame, text, room)
-        ids = self.encode(frame + kept)
-        return EncodedPrompt([*ids, *tail_ids, self.gen_id], kept, num_tokens - len(ids)) if kept else None
+            for margin in range(3):  # a token may reach over the tab
+                kept, _ = self._start_of(frame, first, room - len(self.encode(tab + rest)) - margin)
+                kept = kept and kept + tab + rest
+                ids = self.encode(frame + kept)
+                if len(ids) <= room:
+                    break
+        if not kept or len(ids) > room:
+            kept, ids = self._start_of(frame, text, room)
+        return EncodedPrompt([*ids, *tail_ids, self.gen_id], kept, num_head_tokens - len(ids)) if kept else None
 
-    def _start_of(self, frame: str, text: str, max_tokens: int) -> str:
-        """The longest start of text that ends at a token edge and not in white space, and fits behind its frame."""
-        encoding = self._encoder.encode(frame + text, add_special_tokens=False)
-        for num_kept in range(min(max_tokens, len(encoding)), 0, -1):
-            end = encoding.offsets[num_kept - 1][1]
-            next_start = encoding.offsets[num_kept][0] if num_kept < len(encoding) else end
-            kept = (frame + text)[len(frame) : end]
-            if end <= next_start and kept and not kept[-1].isspace() and len(self.encode(frame + kept)) <= max_tokens:
-                return kept
-        return ""
+    def _start_of(self, frame: str, text: str, max_tokens: int) -> tuple[str, list[int]]:
+        """The longest start of text that fits behind its frame and ends at a token edge, not in white space; all ids."""
+        whole = frame + text
+        encoding = self._encoder.encode(whole, add_special_tokens=False)
+        offsets = encoding.offsets
+        for num_kept in range(min(max_tokens, len(offsets)), 0, -1):
+            end = offsets[num_kept - 1][1]
+            at_an_edge = num_kept == len(offsets) or end <= offsets[num_kept][0]
+            if end > len(frame) and at_an_edge and not whole[end - 1].isspace():
+                ids = self.encode(whole[:end])
+                if len(ids) <= max_tokens:
+                    return whole[len(frame) : end], ids
+        return "", []
 
     def _special_id(self, field: str) -> int | None:
         token = self._config.get(field)

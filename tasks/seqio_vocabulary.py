@@ -43,8 +43,9 @@ class SeqioVocabulary(seqio.Vocabulary):
         return self.vocabulary.decode(int(token_id) - SHIFT for token_id in ids if token_id >= SHIFT)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        def encode(text: bytes) -> np.ndarray:
-            return np.array(self._encode(text.decode("utf-8")), np.int32)
+        def encode(text: bytes | np.ndarray) -> np.ndarray:
+            as_bytes = text.item() if isinstance(text, np.ndarray) else text  # which of them it is depends on NumPy
+            return np.array(self._encode(as_bytes.decode("utf-8")), np.int32)
 
         ids = tf.numpy_function(encode, [s], tf.int32, stateful=False)
         ids.set_shape([None])

@@ -39,3 +39,18 @@ def golden_file() -> Path:
     if not path.is_file():
         pytest.skip(f"golden prompts not found at {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face directory of a tiny model with random weights and a tokenizer of its own."""
+    from flax import nnx
+
+    from seqgpt_jax.hf import export_model
+    from seqgpt_jax.models.bloom import Bloom, BloomConfig
+    from seqgpt_jax.synthesis.generator import generate_mixture
+    from seqgpt_jax.vocabulary import train_tokenizer
+
+    vocabulary = train_tokenizer((record.text for record in generate_mixture("synthetic", 300)), 600)
+    config = BloomConfig(vocab_size=vocabulary.size, num_layers=2, width=32, num_heads=2)
+    return export_model(Bloom(config, rngs=nnx.Rngs(0)), vocabulary, tmp_path_factory.mktemp("model") / "tiny")

@@ -20,7 +20,7 @@ from seqgpt_jax.atomic import STEPS, AtomicExample, decompose
 from seqgpt_jax.data.datasets import Dataset, sample_records
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.negatives import AskConfig, evaluation_questions, training_questions
-from seqgpt_jax.prompt import PromptFormat, get_format
+from seqgpt_jax.prompt import get_format
 from seqgpt_jax.records import Record
 from seqgpt_jax.vocabulary import Vocabulary
 
@@ -85,7 +85,8 @@ def encode_examples(
         if _fits(len(prompt.ids), len(answer), config):
             encoded.append(_token_example(prompt.ids, answer, stats))
         else:
-            encoded.append(_encode_shortened(example, len(answer), prompt_format, vocabulary, config, stats))
+            shortened = _encode_shortened(example, len(prompt.ids), len(answer), vocabulary, config, stats)
+            encoded.append(shortened)
     return encoded
 
 
@@ -104,16 +105,15 @@ def _token_example(prompt: list[int], answer: list[int], stats: Counter[str]) ->
 
 def _encode_shortened(
     example: AtomicExample,
+    num_prompt: int,
     num_answer: int,
-    prompt_format: PromptFormat,
     vocabulary: Vocabulary,
     config: EncodeConfig,
     stats: Counter[str],
 ) -> TokenExample | None:
     """Keeps as much text as leaves room for the answer; where the answer is long, less, so that it loses spans."""
-    whole = vocabulary.encode_prompts(prompt_format, [example])[0]
-    assert whole is not None
-    most = len(whole.ids) if config.max_tokens is None else config.max_tokens
+    prompt_format = get_format(config.prompt_format)
+    most = num_prompt if config.max_tokens is None else config.max_tokens
     for limit in (most - num_answer, *(int(most * share) for share in _TEXT_SHARES)):
         prompt = vocabulary.encode_prompts(prompt_format, [example], limit)[0]
         if prompt is None:
