@@ -227,15 +227,12 @@ class Vocabulary:
         return EncodedPrompt([*ids, *tail_ids, self.gen_id], kept, num_head_tokens - len(ids)) if kept else None
 
     def _start_of(self, frame: str, text: str, max_tokens: int) -> tuple[str, list[int]]:
-        """The longest start of text that fits behind its frame and ends at a token edge, not in white space; all ids."""
+        """The longest start of text that fits behind its frame and ends with a token, not in white space; all ids."""
         whole = frame + text
-        encoding = self._encoder.encode(whole, add_special_tokens=False)
-        offsets = encoding.offsets
-        for num_kept in range(min(max_tokens, len(offsets)), 0, -1):
-            end = offsets[num_kept - 1][1]
-            at_an_edge = num_kept == len(offsets) or end <= offsets[num_kept][0]
-            if end > len(frame) and at_an_edge and not whole[end - 1].isspace():
-                ids = self.encode(whole[:end])
+        offsets = self._encoder.encode(whole, add_special_tokens=False).offsets
+        for _, end in reversed(offsets[: max(max_tokens, 0)]):
+            if end > len(frame) and not whole[end - 1].isspace():
+                ids = self.encode(whole[:end])  # one more where the last token was half a character
                 if len(ids) <= max_tokens:
                     return whole[len(frame) : end], ids
         return "", []
