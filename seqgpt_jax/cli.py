@@ -58,7 +58,11 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("recipe", metavar="RECIPE.gin", help="a gin file, such as gin/recipes/quickstart.gin")
     train.add_argument("--run_dir", type=Path, metavar="DIR", help="where all results go (default: runs/<recipe name>)")
     train.add_argument(
-        "--gin", action="append", default=[], metavar="'name=value'", help="a binding that overrides the file; repeatable"
+        "--gin",
+        action="append",
+        default=[],
+        metavar="'name=value'",
+        help="a binding that overrides the file; repeatable",
     )
 
     evaluate = _command(
@@ -68,7 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model(evaluate)
     data = evaluate.add_mutually_exclusive_group(required=True)
     data.add_argument("--mixture", metavar="NAME", help="such as mini_held_out, held_out, held_in_zh, held_out_en_ner")
-    data.add_argument("--data", type=Path, metavar="FOLDER", help="one dataset folder (meta.json inside), or a tree of them")
+    data.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="one dataset folder (meta.json inside), or a tree of them"
+    )
     evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"), help="default: test")
     evaluate.add_argument("--limit", type=_count, metavar="N", help="records a dataset, the same ones for every model")
     evaluate.add_argument("--out", type=Path, metavar="FILE.json", help="write the scores here too")
@@ -82,7 +88,10 @@ def build_parser() -> argparse.ArgumentParser:
     task.add_argument("--classify", nargs="+", metavar="LABEL", help="choose from these labels")
     task.add_argument("--extract", nargs="+", metavar="LABEL", help="find the spans of each of these labels")
     predict.add_argument(
-        "text", nargs="*", metavar="TEXT", help="one or more texts; put them first, or after a lone -- behind the labels"
+        "text",
+        nargs="*",
+        metavar="TEXT",
+        help="one or more texts; put them first, or after a lone -- behind the labels",
     )
     predict.add_argument("--input", type=Path, metavar="FILE.jsonl", help='one JSON object with a "text" a line')
 
@@ -97,7 +106,12 @@ def build_parser() -> argparse.ArgumentParser:
         commands, "generate", _generate, "write records of the built-in generator",
         "seqgpt generate --mixture synthetic_en --num 1000 --out records.jsonl",
     )  # fmt: skip
-    generate.add_argument("--mixture", required=True, metavar="NAME", help="synthetic, mini_real or mini_held_out; also _en, _zh, _ner ...")
+    generate.add_argument(
+        "--mixture",
+        required=True,
+        metavar="NAME",
+        help="synthetic, mini_real or mini_held_out; also _en, _zh, _ner ...",
+    )
     generate.add_argument("--num", type=_count, required=True, metavar="N", help="records in all")
     generate.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl", help="FILE.jsonl or FILE.jsonl.gz")
 
@@ -108,7 +122,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _command(commands: Any, name: str, run: Any, summary: str, example: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=f"example: {example}")
+    parser = commands.add_parser(
+        name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=f"example: {example}"
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -154,7 +170,7 @@ def _predict(options: argparse.Namespace) -> None:
     texts = list(_texts_to_predict(options))
     predictor = SeqGPT.from_pretrained(options.model)
     labels = options.classify or options.extract
-    answers = (predictor.classify if options.classify else predictor.extract)(texts, labels)
+    answers: list[Any] = (predictor.classify if options.classify else predictor.extract)(texts, labels)
     for text, answer in zip(texts, answers, strict=True):
         print(json.dumps({"text": text, **answer.to_dict()}, ensure_ascii=False))
 

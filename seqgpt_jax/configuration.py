@@ -202,8 +202,8 @@ def _check_all_used(path: str | Path, bindings: Sequence[str]) -> None:
             closer = sorted(
                 f"{own}/{section}.{parameter}" for own, sel, par in bound if (sel, par) == (selector, parameter) and own
             )
-            hint = f"bind {' and '.join(closer)}" if closer else f"this recipe makes no {section}"
-            raise UserError(f"{place}: it changes nothing ({hint})")
+            remedy = f"bind {' and '.join(closer)}" if closer else f"this recipe makes no {section}"
+            raise UserError(f"{place}: it changes nothing ({remedy})")
 
 
 def _key_of(binding: str) -> str:

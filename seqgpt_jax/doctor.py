@@ -46,7 +46,9 @@ def check_python() -> Iterator[Finding]:
     if sys.version_info[:2] in ((3, 11), (3, 12)):
         yield Finding("ok", "python", version)
     else:
-        yield Finding("error", "python", f"{version} is not supported", "install Python 3.11 or 3.12 and run make again")
+        yield Finding(
+            "error", "python", f"{version} is not supported", "install Python 3.11 or 3.12 and run make again"
+        )
 
 
 def check_requirements(distribution: str = "seqgpt_jax") -> Iterator[Finding]:
@@ -166,7 +168,9 @@ def check_disk(needed_gib: float = 2.0) -> Iterator[Finding]:
         yield Finding("error", "disk", f"{Path.cwd()} cannot be written ({error.strerror})", "run from another folder")
         return
     if free_gib < needed_gib:
-        yield Finding("warning", "disk", f"{free_gib:.1f} GiB free", f"free {needed_gib:g} GiB for checkpoints and caches")
+        yield Finding(
+            "warning", "disk", f"{free_gib:.1f} GiB free", f"free {needed_gib:g} GiB for checkpoints and caches"
+        )
     else:
         yield Finding("ok", "disk", f"{free_gib:.0f} GiB free in {Path.cwd()}")
 

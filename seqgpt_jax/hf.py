@@ -168,7 +168,7 @@ def read_bloom(directory: str | os.PathLike[str], config: BloomConfig) -> Bloom:
 
 # --- the table -------------------------------------------------------------------------------------------------------
 
-_Path = tuple[str, ...]
+_Path = tuple[Any, ...]
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,10 @@ def test_a_wrong_binding_gets_one_line(binding: str, message: str) -> None:
         ('include "models/bloom_nanoo.gin"', "bloom_nanoo.gin"),
         ("", "recipe needs 'stages' (bind it in the file or with --gin)"),
         ("\n\nmodel.widht = 3", "broken.gin:3: model has no 'widht' (did you mean width?)"),
-        (SMALL + "three/stage.steps = 3", "broken.gin: there is no three/stage, so 'three/stage.steps' changes nothing"),
+        (
+            SMALL + "three/stage.steps = 3",
+            "broken.gin: there is no three/stage, so 'three/stage.steps' changes nothing",
+        ),
         (SMALL + "OTHER = 3", "broken.gin: nothing uses %OTHER"),
         (SMALL.replace("STEPS = 5", ""), "%STEPS is used but never set"),
     ],

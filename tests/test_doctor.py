@@ -44,7 +44,9 @@ def test_requirement_that_is_missing_or_out_of_bounds(monkeypatch: pytest.Monkey
     import numpy
 
     monkeypatch.setattr(
-        importlib.metadata, "requires", lambda name: ["numpy<1", "no-such-package>=2", "numpy>=1", "torch; extra == 'x'"]
+        importlib.metadata,
+        "requires",
+        lambda name: ["numpy<1", "no-such-package>=2", "numpy>=1", "torch; extra == 'x'"],
     )
     low, missing, fine = check_requirements("anything")
     assert (low.status, missing.status, fine.status) == ("error", "error", "ok")

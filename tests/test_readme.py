@@ -50,7 +50,9 @@ def run(arguments: list[str], folder: Path, **environment: str) -> str:
 
 def make_recipe(target: str) -> list[str]:
     """The `seqgpt train` that a make target runs."""
-    line = next(line for line in (REPO / "Makefile").read_text().split(f"\n{target}:")[1].splitlines() if "seqgpt" in line)
+    line = next(
+        line for line in (REPO / "Makefile").read_text().split(f"\n{target}:")[1].splitlines() if "seqgpt" in line
+    )
     return ["seqgpt", *shlex.split(line.split("/seqgpt", 1)[1])]
 
 
@@ -64,7 +66,14 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     (folder / "gin").symlink_to(REPO / "gin")
     printed = run(with_bindings(make_recipe("quickstart"), FEW_STEPS + QUICKSTART_ONLY), folder)
-    for expected in ("classification", "extraction", "Examples:", "[en ", "[zh ", "seqgpt predict --model runs/quickstart"):
+    for expected in (
+        "classification",
+        "extraction",
+        "Examples:",
+        "[en ",
+        "[zh ",
+        "seqgpt predict --model runs/quickstart",
+    ):
         assert expected in printed
     return folder
 

@@ -25,7 +25,9 @@ STAGE = Stage("one", "synthetic", 10)
 
 
 def test_a_recipe_needs_no_gin() -> None:
-    recipe = Recipe(stages=[STAGE, Stage("two", "mini_real", 5)], evaluations=[EvaluationSettings("x", "mini_held_out")])
+    recipe = Recipe(
+        stages=[STAGE, Stage("two", "mini_real", 5)], evaluations=[EvaluationSettings("x", "mini_held_out")]
+    )
     assert isinstance(recipe.stages, tuple)
     assert isinstance(recipe.evaluations, tuple)
     assert recipe.stages[0].optimizer == OptimizerConfig()

@@ -36,7 +36,9 @@ def draw_row(axes: Axes, boxes: tuple[tuple[str, str], ...], y: float, colour: s
     for place, (name, what) in enumerate(boxes, start):
         x = place * STEP
         axes.add_patch(
-            FancyBboxPatch((x, y), WIDTH, HEIGHT, boxstyle="round,pad=0.04", facecolor="white", edgecolor=colour, lw=1.6)
+            FancyBboxPatch(
+                (x, y), WIDTH, HEIGHT, boxstyle="round,pad=0.04", facecolor="white", edgecolor=colour, lw=1.6
+            )
         )
         axes.text(x + WIDTH / 2, y + 0.74, name, ha="center", va="center", weight="bold", color=colour, fontsize=11)
         axes.text(x + WIDTH / 2, y + 0.31, what, ha="center", va="center", fontsize=7.6, color="#333333")
@@ -58,7 +60,9 @@ def main() -> None:
     last = 6 * STEP + WIDTH / 2
     draw_arrow(axes, (last, bottom + HEIGHT + 0.06), (last, top - 0.06), BLUE)
     draw_arrow(axes, (5 * STEP + WIDTH / 2 + 0.2, bottom + HEIGHT + 0.06), (6 * STEP + 0.2, top - 0.06), BLUE)
-    axes.text(0, bottom + 0.5, "judged zero-shot on label\nsets never trained on", fontsize=9, color=ORANGE, va="center")
+    axes.text(
+        0, bottom + 0.5, "judged zero-shot on label\nsets never trained on", fontsize=9, color=ORANGE, va="center"
+    )
     axes.set_xlim(-0.15, 7 * STEP)
     axes.set_ylim(-0.2, 3.1)
     axes.axis("off")

@@ -105,9 +105,9 @@ def _decode(
     columns_1T = jnp.arange(num_columns, dtype=jnp.int32)[None, :]
     segment_ids_BT = (columns_1T >= starts_B1).astype(jnp.int32)
     last_B1 = jnp.full((num_rows, 1), num_columns - 1, jnp.int32)
-    cache = init_cache(model.config, num_rows, num_columns + num_new)
+    empty = init_cache(model.config, num_rows, num_columns + num_new)
     hidden_B1D, cache = model(
-        tokens_BT, jnp.maximum(columns_1T - starts_B1, 0), segment_ids_BT, cache, outputs_BS=last_B1
+        tokens_BT, jnp.maximum(columns_1T - starts_B1, 0), segment_ids_BT, empty, outputs_BS=last_B1
     )
     assert cache is not None
 

@@ -20,12 +20,18 @@ from seqgpt_jax.models.bloom import Bloom
 class SupervisedBatch(Protocol):
     """What the loss reads of a batch (data/loader.py makes them). The hidden state at t predicts token t+1."""
 
-    tokens_BT: jax.Array
-    positions_BT: jax.Array
-    segment_ids_BT: jax.Array
-    target_positions_BS: jax.Array  # index into T of the hidden state that predicts
-    targets_BS: jax.Array
-    target_mask_BS: jax.Array
+    @property
+    def tokens_BT(self) -> jax.Array: ...
+    @property
+    def positions_BT(self) -> jax.Array: ...
+    @property
+    def segment_ids_BT(self) -> jax.Array: ...
+    @property
+    def target_positions_BS(self) -> jax.Array: ...  # index into T of the hidden state that predicts
+    @property
+    def targets_BS(self) -> jax.Array: ...
+    @property
+    def target_mask_BS(self) -> jax.Array: ...
 
 
 class LossSums(NamedTuple):

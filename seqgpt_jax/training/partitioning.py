@@ -76,7 +76,7 @@ class ModelSkeleton:
 
 def make_skeleton(make_model: Callable[[], nnx.Module]) -> ModelSkeleton:
     """The skeleton of a model, which is only traced: nothing is allocated."""
-    graph, variables, rest = nnx.split(nnx.eval_shape(make_model), nnx.Param, ...)
+    graph, variables, rest = nnx.split(nnx.eval_shape(make_model), nnx.Param, ...)  # type: ignore[misc]
     assert not jax.tree.leaves(rest), "a model's state must be parameters alone"
     axes = nnx.to_pure_dict(variables, extract_fn=lambda variable: variable.get_metadata("out_sharding"))
     return ModelSkeleton(graph, nnx.to_pure_dict(variables), axes)

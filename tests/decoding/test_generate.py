@@ -46,7 +46,7 @@ def test_fifty_prompts_equal_transformers(model: Bloom) -> None:
 @pytest.mark.parametrize("layer_loop", ["scan", "unroll"])
 def test_limits_one_each_and_any_batch_size(model: Bloom, layer_loop: str) -> None:
     model = random_model(dataclasses.replace(TINY, layer_loop=layer_loop), seed=1)
-    prompts = _prompts(9, seed=3)
+    prompts = _prompts(9, longest=30, seed=3)
     whole = generate(model, prompts, max_new_tokens=20, eos_id=EOS, pad_id=PAD, batch_size=16)
     limits = [0, 1, 2, 20, 5, 7, 20, 3, 11]
     calls: list[tuple[int, int]] = []

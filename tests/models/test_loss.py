@@ -80,33 +80,41 @@ def test_gradient_equals_torch() -> None:
         return sums.loss_sum / sums.num_targets
 
     as_model = Bloom(SIX_HEADS, rngs=nnx.Rngs(0))  # gradients go through the same names as weights do
-    nnx.update(as_model, nnx.grad(mean_loss)(model))
+    nnx.update(as_model, nnx.jit(nnx.grad(mean_loss))(model))
     expected = {name: parameter.grad.numpy() for name, parameter in twin.named_parameters()}
     for name, gradient in bloom_to_hf(as_model):
         scale = np.abs(expected[name]).max()
         np.testing.assert_allclose(gradient, expected[name], atol=1e-4 * scale, rtol=0, err_msg=name)
 
 
+_sums = nnx.jit(answer_loss, static_argnames="z_loss")
+
+
+@nnx.jit
+def _logits(model: Bloom, batch: _Batch) -> jax.Array:
+    return model.head(model(batch.tokens_BT, batch.positions_BT, batch.segment_ids_BT)[0])
+
+
 def test_sums_count_masked_tokens_alone() -> None:
     model = random_model(TINY)
     batch = _batch(TINY.vocab_size)
-    sums = answer_loss(model, batch)
+    sums = _sums(model, batch)
     assert float(sums.num_targets) == 16
-    logits_BTV = np.asarray(model.head(model(batch.tokens_BT, batch.positions_BT, batch.segment_ids_BT)[0]))
+    logits_BTV = np.asarray(_logits(model, batch))
     best_BS = np.take_along_axis(logits_BTV.argmax(-1), batch.target_positions_BS, 1)
     sure = batch._replace(targets_BS=best_BS.astype(np.int32))
-    assert float(answer_loss(model, sure).num_correct) == 16
+    assert float(_sums(model, sure).num_correct) == 16
     halves = [_Batch(*(field[row : row + 1] for field in batch)) for row in range(2)]
-    added = [sum(float(part) for part in parts) for parts in zip(*(answer_loss(model, h) for h in halves), strict=True)]
+    added = [sum(float(part) for part in parts) for parts in zip(*(_sums(model, h) for h in halves), strict=True)]
     np.testing.assert_allclose(added, [float(value) for value in sums], rtol=1e-6)
     nothing = batch._replace(target_mask_BS=np.zeros_like(batch.target_mask_BS))
-    assert answer_loss(model, nothing) == LossSums(0, 0, 0)
+    assert _sums(model, nothing) == LossSums(0, 0, 0)
 
 
 def test_z_loss_adds_the_square_of_log_z() -> None:
     model = random_model(TINY)
     batch = _batch(TINY.vocab_size)
-    logits_BTV = np.asarray(model.head(model(batch.tokens_BT, batch.positions_BT, batch.segment_ids_BT)[0]), np.float64)
+    logits_BTV = np.asarray(_logits(model, batch), np.float64)
     log_z = np.log(np.exp(logits_BTV).sum(-1))[:, [7, 8, 9, 10, 15, 16, 17, 18]]
-    added = answer_loss(model, batch, z_loss=0.01).loss_sum - answer_loss(model, batch).loss_sum
+    added = _sums(model, batch, z_loss=0.01).loss_sum - _sums(model, batch).loss_sum
     np.testing.assert_allclose(added, 0.01 * np.square(log_z).sum(), rtol=1e-4)

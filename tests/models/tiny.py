@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
@@ -20,12 +20,13 @@ ONE_HEAD = BloomConfig(vocab_size=64, num_layers=1, width=24, num_heads=1, layer
 
 def random_model(config: BloomConfig, seed: int = 0, spread: float = 0.3) -> Bloom:
     """A model whose every parameter is random, biases and scales too, so that no mistake hides behind a zero or one."""
-    model = Bloom(config, rngs=nnx.Rngs(seed))
+    graph, shapes = nnx.split(nnx.eval_shape(lambda: Bloom(config, rngs=nnx.Rngs(0))))
     rng = np.random.default_rng(seed)
-    state = nnx.state(model)
-    noisy = jax.tree.map(lambda leaf: leaf + (spread * rng.standard_normal(leaf.shape)).astype(leaf.dtype), state)
-    nnx.update(model, noisy)
-    return model
+    values = []
+    for path, variable in nnx.to_flat_state(shapes):
+        scale = 1.0 if path[-1] == "scale" else 0.0
+        values.append((path, variable.replace(jnp.asarray(scale + spread * rng.standard_normal(variable.shape), "f4"))))
+    return nnx.merge(graph, nnx.from_flat_state(values))
 
 
 def torch_twin(model: Bloom) -> transformers.BloomForCausalLM:
