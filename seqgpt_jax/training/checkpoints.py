@@ -90,19 +90,22 @@ class StageCheckpoints:
 
 def restore_params(folder: Path, abstract: Params, step: int | None = None) -> Params:
     """The parameters alone of a stage's checkpoint folder (default: the newest step), placed as `abstract` says."""
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(folder.absolute(), options=options, item_names=("params",)) as manager:
-        step = manager.latest_step() if step is None else step
-        assert step is not None, folder
-        items = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
-        return manager.restore(step, args=items)["params"]
+    step = max(saved_steps(folder)) if step is None else step
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(folder.absolute() / str(step) / "params", abstract)
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Steps of the complete checkpoints of a stage's folder, ascending."""
+    steps = (int(child.name) for child in folder.iterdir() if child.name.isdecimal())
+    return sorted(step for step in steps if ocp.utils.is_checkpoint_finalized(folder.absolute() / str(step)))
 
 
 def saved_stages(run_dir: Path) -> list[StageInfo]:
     """Stages of a run that have a checkpoint, in the order of the recipe. UserError for a damaged stage.json."""
     found = []
     for file in sorted((run_dir / "checkpoints").glob(f"*/{_STAGE_FILE}")):
-        if not any(child.name.isdecimal() for child in file.parent.iterdir()):
+        if not saved_steps(file.parent):
             continue
         try:
             fields = json.loads(file.read_text("utf-8"))
