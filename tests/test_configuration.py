@@ -177,7 +177,7 @@ def test_gin_files_of_an_installed_package(monkeypatch: pytest.MonkeyPatch, tmp_
     (share / "gin").symlink_to(GIN)
     assert gin_folder() == share / "gin"
     monkeypatch.chdir(tmp_path)
-    assert load_recipe("recipes/quickstart.gin").model == ModelSettings("bloom_nano")
+    assert load_recipe("recipes/quickstart.gin").model == ModelSettings("bloom_nano", width=128)
     assert load_recipe("quickstart").tokenizer == TokenizerSettings(vocab_size=8192, records_per_dataset=500)
 
 
