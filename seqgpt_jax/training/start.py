@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqgpt_jax.atomic import STEPS
 from seqgpt_jax.data.cache import CacheSpec
-from seqgpt_jax.data.questions import ask_record
+from seqgpt_jax.data.questions import training_texts
 from seqgpt_jax.models.bloom import Bloom, BloomConfig
-from seqgpt_jax.prompt import get_format
 from seqgpt_jax.recipe import Recipe, Stage
 from seqgpt_jax.training.partitioning import Params, params_of
 from seqgpt_jax.vocabulary import Vocabulary, train_tokenizer
@@ -45,7 +43,7 @@ def prepare_start(recipe: Recipe, run_dir: Path) -> StartingPoint:
         elif pretrained:
             vocabulary = pretrained.load()[1]
         else:
-            vocabulary = train_tokenizer(training_texts(recipe), recipe.tokenizer.vocab_size)
+            vocabulary = train_tokenizer(stage_texts(recipe), recipe.tokenizer.vocab_size)
         _save_whole(vocabulary, folder)
         vocabulary = Vocabulary.from_pretrained(folder)
     if pretrained is None:
@@ -75,20 +73,15 @@ def cache_spec(recipe: Recipe, stage: Stage, tokenizer: Path | str) -> CacheSpec
     )
 
 
-def training_texts(recipe: Recipe) -> Iterator[str]:
-    """Prompts and answers as training shows them, of the first records of every dataset of every stage."""
-    prompt_format = get_format(recipe.prompt.format)
+def stage_texts(recipe: Recipe) -> Iterator[str]:
+    """What a tokenizer of this recipe is trained on: texts, labels and answers of every dataset of every stage."""
     seen: set[tuple[str, str]] = set()
     for stage in recipe.stages:
         limit = min(recipe.tokenizer.records_per_dataset, stage.limit or recipe.tokenizer.records_per_dataset)
-        for dataset in cache_spec(recipe, stage, "").datasets():
-            if (dataset.meta.name, stage.split) in seen:
-                continue
-            seen.add((dataset.meta.name, stage.split))
-            for record in dataset.records(stage.split, limit):
-                for question in ask_record(record, dataset, stage.split, STEPS, recipe.data.ask, recipe.seed):
-                    yield from prompt_format.prompt_pieces(question.kind, question.text, question.labels)
-                    yield prompt_format.render_answer(question)
+        spec = cache_spec(recipe, stage, "")
+        new = [dataset for dataset in spec.datasets() if (dataset.meta.name, stage.split) not in seen]
+        seen |= {(dataset.meta.name, stage.split) for dataset in new}
+        yield from training_texts(new, stage.split, limit, spec.encode_config(), recipe.seed)
 
 
 class _Pretrained:
