@@ -6,6 +6,7 @@ metrics of step k-1 are read, so the device never waits for the host.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,6 +39,7 @@ from seqgpt_jax.training.partitioning import (
     Params,
     batch_sharding,
     check_rows,
+    devices_for_rows,
     make_mesh,
     make_skeleton,
     param_shardings,
@@ -103,9 +105,7 @@ def train(
     everything saved.
     """
     run_dir = Path(run_dir)
-    mesh = make_mesh(recipe.mesh.data, recipe.mesh.fsdp, recipe.mesh.tensor)
-    for stage in recipe.stages:
-        check_rows(recipe.data.rows_per_step, mesh, stage.num_microbatches)
+    mesh = _make_mesh(recipe)
     _claim_run_dir(run_dir, config_text, allow_changed_config)
     with SignalWatch() as watch:
         start = prepare_start(recipe, run_dir)
@@ -126,6 +126,18 @@ def train(
         if params is None:
             params = _restored_params(run, recipe.stages[-1].name)
     return TrainResult(tuple(results), scores, skeleton.merge(params), start.vocabulary, run_dir)
+
+
+def _make_mesh(recipe: Recipe) -> Mesh:
+    settings, num_rows = recipe.mesh, recipe.data.rows_per_step
+    devices = None
+    if settings.data == -1:
+        parts = math.lcm(*(stage.num_microbatches for stage in recipe.stages))
+        devices = devices_for_rows(num_rows, settings.fsdp, settings.tensor, parts)
+    mesh = make_mesh(settings.data, settings.fsdp, settings.tensor, devices)
+    for stage in recipe.stages:
+        check_rows(num_rows, mesh, stage.num_microbatches)
+    return mesh
 
 
 @dataclass(frozen=True)

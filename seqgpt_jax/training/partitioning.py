@@ -7,6 +7,7 @@ and in the whole training package as a pure nested dict of arrays; a `ModelSkele
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -129,6 +130,26 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
+
+
+def devices_for_rows(num_rows: int, fsdp: int, tensor: int, num_microbatches: int = 1) -> list[Any]:
+    """The devices for a mesh whose data axis is -1: all, or as many of one host as the rows of a step divide by.
+
+    Twelve rows on eight devices use six, with a warning; on several hosts no device can be left out, so all are given.
+    """
+    devices = jax.devices()
+    if jax.process_count() > 1 or min(fsdp, tensor) < 1:
+        return devices
+    most = len(devices) // (fsdp * tensor)
+    data = max((n for n in range(1, most + 1) if num_rows % (n * fsdp * num_microbatches) == 0), default=most)
+    if data < most and len(devices) % (fsdp * tensor) == 0:
+        warnings.warn(
+            f"{num_rows} rows a step use {data * fsdp * tensor} of {len(devices)} devices; "
+            f"all would be used if data.rows_per_step divided by {most * fsdp * num_microbatches}",
+            stacklevel=2,
+        )
+        return devices[: data * fsdp * tensor]
+    return devices
 
 
 def check_rows(num_rows: int, mesh: Mesh, num_microbatches: int = 1) -> None:

@@ -178,7 +178,7 @@ def test_rows_that_do_not_fit_the_mesh_are_refused_first(tmp_path: Path) -> None
     recipe = toy_recipe(tmp_path, mesh=MeshSettings(data=-1, tensor=3))
     with pytest.raises(UserError, match="does not fit 8 devices"):
         run(recipe, tmp_path / "run")
-    recipe = toy_recipe(tmp_path, data=DataSettings(rows_per_step=12))
+    recipe = toy_recipe(tmp_path, data=DataSettings(rows_per_step=12), mesh=MeshSettings(data=8))
     with pytest.raises(UserError, match="12 rows a step do not divide by 8"):
         run(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()

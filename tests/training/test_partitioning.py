@@ -15,6 +15,7 @@ from seqgpt_jax.training.optimizers import make_optimizer
 from seqgpt_jax.training.partitioning import (
     RULES,
     check_rows,
+    devices_for_rows,
     make_mesh,
     make_skeleton,
     param_shardings,
@@ -77,6 +78,19 @@ def test_optimizer_moments_lie_with_their_parameters() -> None:
     embeddings = [spec for name, spec in moments if name.endswith("embedding")]
     assert embeddings == [PartitionSpec("tensor", "fsdp")] * 2  # adam's two
     assert all(spec == PartitionSpec() for name, spec in moments if "count" in name)
+
+
+def test_rows_choose_the_devices_where_the_recipe_leaves_them_open() -> None:
+    assert len(devices_for_rows(16, 1, 1)) == len(devices_for_rows(16, 2, 2)) == 8
+    with pytest.warns(
+        UserWarning, match="12 rows a step use 6 of 8 devices; all .* divided by 8"
+    ):
+        assert len(devices_for_rows(12, 1, 1)) == 6
+    with pytest.warns(UserWarning, match="use 4 of 8"):
+        assert len(devices_for_rows(12, 1, 2, num_microbatches=6)) == 4
+    with pytest.raises(UserError, match="7 rows a step do not divide by 16"):
+        check_rows(7, make_mesh(-1, 2, 1, devices_for_rows(7, 2, 1)), 2)
+    assert len(devices_for_rows(12, 3, 1)) == 8  # make_mesh will refuse it
 
 
 def test_rows_must_divide_by_devices_and_microbatches() -> None:
