@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     train = _command(
         commands, "train", _train, "train the stages of a recipe, evaluate, report, export",
-        "seqgpt train gin/recipes/quickstart.gin --run_dir runs/try --gin 'Recipe.seed=1'",
+        "seqgpt train gin/recipes/quickstart.gin --run_dir runs/try --gin 'recipe.seed=1'",
     )  # fmt: skip
     train.add_argument("recipe", metavar="RECIPE.gin", help="a gin file, such as gin/recipes/quickstart.gin")
     train.add_argument("--run_dir", type=Path, metavar="DIR", help="where all results go (default: runs/<recipe name>)")

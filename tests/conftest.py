@@ -26,7 +26,7 @@ SHARED = REPO.parent / "shared"
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of real datasets; tests that need it are skipped where it is absent."""
-    folder = Path(os.environ.get("SEQGPT_DATA_DIR", SHARED / "data"))
+    folder = Path(os.environ.get("SEQGPT_DATA_DIR", SHARED / "data")).resolve()  # tests change the working directory
     if not (folder / "partitions.json").is_file():
         pytest.skip(f"real datasets not found at {folder}; set SEQGPT_DATA_DIR to a folder of records")
     return folder

@@ -58,8 +58,8 @@ class BloomConfig:
 class KVCache(NamedTuple):
     """Keys and values of the tokens seen so far. A call with T tokens fills slots length .. length+T of every row."""
 
-    keys_LBKNH: jax.Array
-    values_LBKNH: jax.Array
+    keys_LBNKH: jax.Array  # heads before slots: a decoding step then reads a head's keys in one piece
+    values_LBNKH: jax.Array
     positions_BK: jax.Array  # int32
     segment_ids_BK: jax.Array  # int32, 0 is padding or not yet written
     length: jax.Array  # int32 scalar: the next slot
@@ -67,7 +67,7 @@ class KVCache(NamedTuple):
 
 def init_cache(config: BloomConfig, batch: int, num_slots: int) -> KVCache:
     """An empty cache for `batch` rows of at most `num_slots` tokens. Writing past the end is the caller's error."""
-    shape = (config.num_layers, batch, num_slots, config.num_heads, config.head_dim)
+    shape = (config.num_layers, batch, config.num_heads, num_slots, config.head_dim)
     empty = jnp.zeros(shape, config.compute_dtype)
     slots_BK = jnp.zeros((batch, num_slots), jnp.int32)
     return KVCache(empty, empty, slots_BK, slots_BK, jnp.zeros((), jnp.int32))
@@ -260,11 +260,17 @@ def _extend(
     cache: KVCache, index: jax.Array | int, key_BTNH: jax.Array, value_BTNH: jax.Array
 ) -> tuple[KVCache, jax.Array, jax.Array]:
     # cache.length already counts the new tokens; their slots are the last T of it.
-    place = (index, 0, cache.length - key_BTNH.shape[1], 0, 0)
-    keys_LBKNH = jax.lax.dynamic_update_slice(cache.keys_LBKNH, key_BTNH[None], place)
-    values_LBKNH = jax.lax.dynamic_update_slice(cache.values_LBKNH, value_BTNH[None], place)
-    key_BKNH, value_BKNH = (jax.lax.dynamic_index_in_dim(x, index, keepdims=False) for x in (keys_LBKNH, values_LBKNH))
-    return cache._replace(keys_LBKNH=keys_LBKNH, values_LBKNH=values_LBKNH), key_BKNH, value_BKNH
+    place = (index, 0, 0, cache.length - key_BTNH.shape[1], 0)
+
+    def written(stored_LBNKH: jax.Array, new_BTNH: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice(stored_LBNKH, new_BTNH.swapaxes(1, 2)[None], place)
+
+    def layer_BKNH(stored_LBNKH: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_index_in_dim(stored_LBNKH, index, keepdims=False).swapaxes(1, 2)
+
+    keys_LBNKH, values_LBNKH = written(cache.keys_LBNKH, key_BTNH), written(cache.values_LBNKH, value_BTNH)
+    cache = cache._replace(keys_LBNKH=keys_LBNKH, values_LBNKH=values_LBNKH)
+    return cache, layer_BKNH(keys_LBNKH), layer_BKNH(values_LBNKH)
 
 
 def _init_std(config: BloomConfig) -> float:

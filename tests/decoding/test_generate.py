@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import jax
 import numpy as np
@@ -30,17 +31,22 @@ def _prompts(number: int, longest: int = 40, seed: int = 0) -> list[list[int]]:
 def test_fifty_prompts_equal_transformers(model: Bloom) -> None:
     """Lengths 1 to 40 in one call; of the answers some end by themselves and some are cut off."""
     twin, prompts = torch_twin(model), _prompts(50)
-    answers = generate(model, prompts, max_new_tokens=24, eos_id=EOS, pad_id=PAD, batch_size=16)
+    free = generate(model, prompts, max_new_tokens=24, eos_id=EOS, pad_id=PAD, batch_size=16)
+    spread = Counter(token for answer in free for token in set(answer))
+    eos = min(
+        spread, key=lambda token: abs(spread[token] - 25)
+    )  # the model's own taste: ends about half of the answers
+    answers = generate(model, prompts, max_new_tokens=24, eos_id=eos, pad_id=PAD, batch_size=16)
     for prompt, answer in zip(prompts, answers, strict=True):
         with torch.no_grad():
             expected = twin.generate(
                 torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=24,
-                do_sample=False, eos_token_id=EOS, pad_token_id=PAD,
+                do_sample=False, eos_token_id=eos, pad_token_id=PAD,
             )  # fmt: skip
         assert answer == expected[0, len(prompt) :].tolist()
-    ended = sum(answer[-1] == EOS for answer in answers)
+    ended = sum(answer[-1] == eos for answer in answers)
     assert 3 < ended < 47, "the tiny model must show both endings"
-    assert all(len(answer) == 24 or answer[-1] == EOS for answer in answers)
+    assert all(len(answer) == 24 or answer[-1] == eos for answer in answers)
 
 
 @pytest.mark.parametrize("layer_loop", ["scan", "unroll"])
@@ -82,4 +88,4 @@ def test_user_errors(model: Bloom) -> None:
 
 def test_the_cache_has_the_shape_that_the_config_says() -> None:
     cache = jax.eval_shape(lambda: init_cache(dataclasses.replace(TINY, compute_dtype="bfloat16"), 5, 64))
-    assert (cache.keys_LBKNH.shape, cache.values_LBKNH.dtype) == ((3, 5, 64, 4, 8), "bfloat16")
+    assert (cache.keys_LBNKH.shape, cache.values_LBNKH.dtype) == ((3, 5, 4, 64, 8), "bfloat16")

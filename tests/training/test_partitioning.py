@@ -82,9 +82,7 @@ def test_optimizer_moments_lie_with_their_parameters() -> None:
 
 def test_rows_choose_the_devices_where_the_recipe_leaves_them_open() -> None:
     assert len(devices_for_rows(16, 1, 1)) == len(devices_for_rows(16, 2, 2)) == 8
-    with pytest.warns(
-        UserWarning, match="12 rows a step use 6 of 8 devices; all .* divided by 8"
-    ):
+    with pytest.warns(UserWarning, match="12 rows a step use 6 of 8 devices; all .* divided by 8"):
         assert len(devices_for_rows(12, 1, 1)) == 6
     with pytest.warns(UserWarning, match="use 4 of 8"):
         assert len(devices_for_rows(12, 1, 2, num_microbatches=6)) == 4
