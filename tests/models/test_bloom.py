@@ -27,8 +27,9 @@ def _logits(model: Bloom, tokens_BT, positions_BT, segment_ids_BT) -> np.ndarray
     return np.asarray(model.head(hidden_BTD))
 
 
-@pytest.mark.parametrize("config", [TINY, SIX_HEADS, ONE_HEAD], ids=["four_heads", "six_heads", "one_head"])
-@pytest.mark.parametrize("layer_loop", ["scan", "unroll"])
+@pytest.mark.parametrize(
+    ("config", "layer_loop"), [(TINY, "scan"), (SIX_HEADS, "scan"), (SIX_HEADS, "unroll"), (ONE_HEAD, "unroll")]
+)
 def test_logits_equal_transformers(config: BloomConfig, layer_loop: str) -> None:
     model = random_model(dataclasses.replace(config, layer_loop=layer_loop))
     twin = torch_twin(model)
@@ -39,8 +40,7 @@ def test_logits_equal_transformers(config: BloomConfig, layer_loop: str) -> None
     np.testing.assert_allclose(_logits(model, *whole_rows(tokens_BT)), expected, atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
-@pytest.mark.parametrize("config", [TINY, SIX_HEADS], ids=["four_heads", "six_heads"])
+@pytest.mark.parametrize(("config", "backend"), [(TINY, "reference"), *((SIX_HEADS, name) for name in BACKENDS)])
 def test_left_padded_logits_equal_transformers(config: BloomConfig, backend: str) -> None:
     model = random_model(dataclasses.replace(config, attention=backend))
     twin = torch_twin(model)
@@ -65,8 +65,7 @@ def _packed(documents: list[np.ndarray], num_tokens: int) -> tuple[np.ndarray, n
     return tokens, positions, segments
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
-@pytest.mark.parametrize("config", [TINY, SIX_HEADS], ids=["four_heads", "six_heads"])
+@pytest.mark.parametrize(("config", "backend"), [(TINY, "reference"), *((SIX_HEADS, name) for name in BACKENDS)])
 def test_packed_documents_equal_transformers_on_each_alone(config: BloomConfig, backend: str) -> None:
     model = random_model(dataclasses.replace(config, attention=backend))
     twin = torch_twin(model)
@@ -94,7 +93,7 @@ def test_a_document_does_not_leak_into_its_neighbours(backend: str) -> None:
 
 
 @pytest.mark.parametrize("layer_loop", ["scan", "unroll"])
-@pytest.mark.parametrize("cuts", [(0, 9, 16), (0, 5, 6, 7, 16), tuple(range(17))], ids=["halves", "mixed", "single"])
+@pytest.mark.parametrize("cuts", [(0, 5, 6, 7, 16), tuple(range(17))], ids=["mixed", "single"])
 def test_cached_steps_equal_the_whole(layer_loop: str, cuts: tuple[int, ...]) -> None:
     config = dataclasses.replace(SIX_HEADS, layer_loop=layer_loop)
     model = random_model(config)
@@ -126,8 +125,7 @@ def test_wanted_outputs_equal_those_picked_from_all(layer_loop: str) -> None:
     np.testing.assert_allclose(wanted, np.asarray(whole)[:, outputs_BS[0]], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("layer_loop", ["scan", "unroll"])
-@pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.parametrize(("remat", "layer_loop"), [("dots", "unroll"), ("dots", "scan"), ("full", "scan")])
 def test_remat_leaves_the_gradient_alone_and_recomputes(remat: str, layer_loop: str) -> None:
     config = dataclasses.replace(TINY, layer_loop=layer_loop)
     batch = whole_rows(np.random.default_rng(6).integers(0, 96, (2, 16)))
