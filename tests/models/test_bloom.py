@@ -125,9 +125,9 @@ def test_wanted_outputs_equal_those_picked_from_all(layer_loop: str) -> None:
     np.testing.assert_allclose(wanted, np.asarray(whole)[:, outputs_BS[0]], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("remat", "layer_loop"), [("dots", "unroll"), ("dots", "scan"), ("full", "scan")])
+@pytest.mark.parametrize(("remat", "layer_loop"), [("dots", "unroll"), ("full", "scan")])
 def test_remat_leaves_the_gradient_alone_and_recomputes(remat: str, layer_loop: str) -> None:
-    config = dataclasses.replace(TINY, layer_loop=layer_loop)
+    config = dataclasses.replace(TINY, layer_loop=layer_loop, num_layers=2)
     batch = whole_rows(np.random.default_rng(6).integers(0, 96, (2, 16)))
 
     def gradient(config: BloomConfig):
@@ -144,13 +144,13 @@ def test_remat_leaves_the_gradient_alone_and_recomputes(remat: str, layer_loop: 
 def test_bfloat16_compute_keeps_float32_parameters_and_logits() -> None:
     model = random_model(dataclasses.replace(TINY, compute_dtype="bfloat16"), spread=0.02)
     batch = whole_rows(np.random.default_rng(7).integers(0, 96, (2, 16)))
-    hidden_BTD, _ = model(*batch)
+    hidden_BTD, _ = nnx.eval_shape(lambda model: model(*batch), model)
     assert hidden_BTD.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
-    logits = model.head(hidden_BTD)
+    logits, exact = _logits(model, *batch), _logits(random_model(TINY, spread=0.02), *batch)
     assert logits.dtype == jnp.float32
-    exact = random_model(TINY, spread=0.02)
-    np.testing.assert_allclose(logits, exact.head(exact(*batch)[0]), atol=0.1, rtol=0)
+    np.testing.assert_allclose(logits, exact, atol=0.1, rtol=0)
+    assert (logits != exact).any()
 
 
 def test_every_parameter_names_its_axes() -> None:
