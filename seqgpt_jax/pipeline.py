@@ -20,6 +20,7 @@ from seqgpt_jax.training.checkpoints import load_run, saved_stages
 from seqgpt_jax.training.loop import train
 
 _SHOWN_PER_LANGUAGE = 3
+_SHOWN_CHARACTERS = 240  # of a text or an answer: real ones may be articles
 
 
 def run_recipe(recipe: Recipe, run_dir: Path) -> None:
@@ -83,9 +84,13 @@ def example_predictions(predictor: SeqGPT, datasets: list[Dataset], split: str) 
         for dataset in chosen[::stride][:_SHOWN_PER_LANGUAGE]:
             (gold,) = sample_records(dataset, split, 1)
             (predicted,) = predictor.predict_records([gold], [dataset.record_meta(gold)], split, False)
-            yield f"  [{language} {dataset.meta.task}] {normalise_text(gold.text)}"
-            yield f"      model  {_answer_line(predicted.record)}"
-            yield f"      gold   {_answer_line(gold)}"
+            yield f"  [{language} {dataset.meta.task}] {_shortened(normalise_text(gold.text))}"
+            yield f"      model  {_shortened(_answer_line(predicted.record))}"
+            yield f"      gold   {_shortened(_answer_line(gold))}"
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS].rstrip()} ..."
 
 
 def _answer_line(record: Record) -> str:
