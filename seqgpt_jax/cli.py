@@ -102,6 +102,17 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--run", dest="run_dir", type=Path, required=True, metavar="DIR", help="a run directory")
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a directory that does not exist yet")
 
+    trim = _command(
+        commands, "trim", _trim, "leave out the vocabulary that a corpus does not need",
+        "seqgpt trim --model exported --text corpus.txt --out trimmed",
+    )  # fmt: skip
+    _add_model(trim)
+    corpus = trim.add_mutually_exclusive_group(required=True)
+    corpus.add_argument("--mixture", metavar="NAME", help="the training questions and answers of a mixture")
+    corpus.add_argument("--text", type=Path, nargs="+", metavar="FILE.txt", help="plain texts, one a line")
+    trim.add_argument("--min_count", type=_count, default=1, metavar="N", help="keep tokens used N times (default: 1)")
+    trim.add_argument("--out", type=Path, required=True, metavar="DIR", help="a directory that does not exist yet")
+
     generate = _command(
         commands, "generate", _generate, "write records of the built-in generator",
         "seqgpt generate --mixture synthetic_en --num 1000 --out records.jsonl",
@@ -201,6 +212,24 @@ def _export(options: argparse.Namespace) -> None:
 
     export_run(options.run_dir, options.out)
     print(f"wrote {options.out}")
+
+
+def _trim(options: argparse.Namespace) -> None:
+    from seqgpt_jax.data.datasets import resolve_mixture
+    from seqgpt_jax.data.questions import training_texts
+    from seqgpt_jax.trimming import trim
+
+    def texts() -> Iterator[str]:
+        for path in options.text or ():
+            if not path.is_file():
+                raise UserError(f"{path}: no such file (--text takes files of plain text)")
+            with path.open(encoding="utf-8") as lines:
+                yield from lines
+        if options.mixture:
+            yield from training_texts(resolve_mixture(options.mixture, None), "train", None)
+
+    before, after = trim(options.model, texts(), options.out, options.min_count)
+    print(f"kept {after:,} of {before:,} tokens; wrote {options.out}")
 
 
 def _generate(options: argparse.Namespace) -> None:

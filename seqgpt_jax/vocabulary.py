@@ -137,6 +137,15 @@ class Vocabulary:
         named = json.dumps({**self._named_ids(), GEN: self.gen_id}, sort_keys=True)
         return hashlib.sha256((self._encoder.to_str() + named).encode()).hexdigest()
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """The fields of tokenizer_config.json."""
+        return dict(self._config)
+
+    def tokenizer_fields(self) -> dict[str, Any]:
+        """The fields of tokenizer.json."""
+        return json.loads(self._tokenizer.to_str())
+
     # --- text -> ids ---
 
     def encode(self, text: str) -> list[int]:
