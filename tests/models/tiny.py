@@ -10,7 +10,7 @@ import torch
 import transformers
 from flax import nnx
 
-from seqgpt_jax.hf import bloom_to_hf
+from seqgpt_jax.hf import model_to_hf
 from seqgpt_jax.models.bloom import Bloom, BloomConfig
 
 TINY = BloomConfig(vocab_size=96, num_layers=3, width=32, num_heads=4)
@@ -43,7 +43,7 @@ def torch_twin(model: Bloom) -> transformers.BloomForCausalLM:
             pad_token_id=3,
         )
     ).eval()
-    tensors = {name: torch.tensor(value) for name, value in bloom_to_hf(model)}
+    tensors = {name: torch.tensor(value) for name, value in model_to_hf(model)}
     missing, unexpected = twin.load_state_dict(tensors, strict=False)
     assert missing == ["lm_head.weight"]
     assert not unexpected
