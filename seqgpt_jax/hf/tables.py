@@ -23,7 +23,7 @@ from seqgpt_jax.hf.files import DTYPES, StoredTensor
 ParamPath = tuple[Any, ...]  # ("blocks", "query", "kernel")
 Parts = Sequence[np.ndarray]
 
-_BLOCK_BYTES = 64 * 2**20  # of a tensor that is copied row by row
+_BLOCK_BYTES = 8 * 2**20  # of a tensor that is copied row by row
 
 
 @dataclass(frozen=True)
