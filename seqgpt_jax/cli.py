@@ -158,7 +158,7 @@ def _add_out(parser: argparse.ArgumentParser, dtype: str | None) -> None:
 
 
 def _bytes(text: str) -> int:
-    """"5GB" -> 5_000_000_000, as the hub counts."""
+    """ "5GB" -> 5_000_000_000, as the hub counts."""
     number, unit = text[:-2], text[-2:].upper()
     scale = {"KB": 10**3, "MB": 10**6, "GB": 10**9}.get(unit)
     if scale is None or not number.strip().isdecimal() or int(number) < 1:

@@ -49,9 +49,7 @@ def run_recipe(recipe: Recipe, run_dir: Path) -> None:
     print(next_commands(run_dir))
 
 
-def export_run(
-    run_dir: Path, out_dir: Path, dtype: str = "float32", max_shard_bytes: int = hf.MAX_SHARD_BYTES
-) -> None:
+def export_run(run_dir: Path, out_dir: Path, dtype: str = "float32", max_shard_bytes: int = hf.MAX_SHARD_BYTES) -> None:
     """Writes the newest weights of a run as a Hugging Face directory; UserError if there is no run or no checkpoint."""
     stages = saved_stages(run_dir)
     if not stages:

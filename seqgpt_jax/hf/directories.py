@@ -94,12 +94,11 @@ def read_model(source: str | os.PathLike[str], config: BloomConfig, *, gen_id: i
 
     table = architecture.table(config)
     graph, abstract = _abstract_model(dataclasses.replace(config, vocab_size=num_rows))
-    with open_weights(directory) as tensors:
-        tensors = _named_in_full(tensors, architecture)
-        _check_tensors(directory, table, config.num_layers, tensors)
-        params = scatter_tensors(
-            table, config.num_layers, param_shapes(abstract), config.param_dtype, tensors, give_gen_its_row
-        )
+    tensors = _named_in_full(open_weights(directory), architecture)
+    _check_tensors(directory, table, config.num_layers, tensors)
+    params = scatter_tensors(
+        table, config.num_layers, param_shapes(abstract), config.param_dtype, tensors, give_gen_its_row
+    )
     state = [(path, variable.replace(params[path])) for path, variable in nnx.to_flat_state(abstract)]
     return nnx.merge(graph, nnx.from_flat_state(state))
 
@@ -257,8 +256,7 @@ def _hf_tensors(model: Bloom) -> Iterator[_HfTensor]:
 
 def _stored_dtype(directory: Path) -> str:
     """The widest type among a checkpoint's tensors that an export can have."""
-    with open_weights(directory) as tensors:
-        stored = {tensor.dtype for tensor in tensors.values()}
+    stored = {tensor.dtype for tensor in open_weights(directory).values()}
     if stored <= {"float16"} or stored <= {"bfloat16"}:
         return stored.pop()
     return "float32"

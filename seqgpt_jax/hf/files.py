@@ -7,10 +7,10 @@ torch is imported only where a .bin file is read.
 
 from __future__ import annotations
 
-import contextlib
 import json
+import math
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,18 +44,16 @@ class StoredTensor(NamedTuple):
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def open_weights(directory: Path) -> Iterator[dict[str, StoredTensor]]:
+def open_weights(directory: Path) -> dict[str, StoredTensor]:
     """All tensors of a directory by the names that its files give them; safetensors where there are both kinds.
 
     Raises UserError for a directory without weights, an index that names an absent file, a file that is cut off, and
     where torch is needed but absent.
     """
-    with contextlib.ExitStack() as stack:
-        tensors: dict[str, StoredTensor] = {}
-        for path in _weight_files(directory):
-            tensors |= _open_torch(path) if path.suffix == ".bin" else _open_safetensors(path, stack)
-        yield tensors
+    tensors: dict[str, StoredTensor] = {}
+    for path in _weight_files(directory):
+        tensors |= _open_torch(path) if path.suffix == ".bin" else _open_safetensors(path)
+    return tensors
 
 
 def has_weights(directory: Path, *, torch_too: bool = True) -> bool:
@@ -87,19 +85,34 @@ def _indexed_files(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _open_safetensors(path: Path, stack: contextlib.ExitStack) -> dict[str, StoredTensor]:
+def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """The library checks the file; the rows are read here, as its own slices of an unmapped file read whole tensors,
+    and the pages of a mapped one would count as ours: a second copy of the weights."""
     try:
-        # pread: pages of a mapped file would count as ours, a second copy of the weights.
-        file = stack.enter_context(safe_open(path, framework="numpy", backend="pread"))
+        with safe_open(path, framework="numpy"):
+            pass
+        with path.open("rb") as file:
+            num_header_bytes = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(num_header_bytes))
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a whole safetensors file: {error} (copy or export it again)") from error
 
-    def stored(name: str) -> StoredTensor:
-        part = file.get_slice(name)
-        dtype = _SAFETENSORS_DTYPES.get(part.get_dtype(), part.get_dtype())
-        return StoredTensor(tuple(part.get_shape()), dtype, lambda start, stop: part[start:stop])
+    def stored(shape: tuple[int, ...], code: str, begin: int) -> StoredTensor:
+        dtype = _SAFETENSORS_DTYPES.get(code, code)
 
-    return {name: stored(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+        def rows(start: int, stop: int) -> np.ndarray:
+            row_size = math.prod(shape[1:])
+            offset = 8 + num_header_bytes + begin + start * row_size * DTYPES[dtype].itemsize
+            values = np.fromfile(path, DTYPES[dtype], (stop - start) * row_size, offset=offset)
+            return values.reshape(stop - start, *shape[1:])
+
+        return StoredTensor(shape, dtype, rows)
+
+    return {
+        name: stored(tuple(fields["shape"]), fields["dtype"], fields["data_offsets"][0])
+        for name, fields in header.items()
+        if name != "__metadata__"
+    }
 
 
 def _open_torch(path: Path) -> dict[str, StoredTensor]:
