@@ -23,6 +23,7 @@ from gin import config as gin_state
 
 from seqgpt_jax import recipe as settings
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.models.lora import LoraConfig
 from seqgpt_jax.negatives import AskConfig
 from seqgpt_jax.recipe import Recipe
 from seqgpt_jax.training.optimizers import OptimizerConfig
@@ -30,6 +31,7 @@ from seqgpt_jax.training.optimizers import OptimizerConfig
 SECTIONS: Mapping[str, type] = {
     "recipe": Recipe,
     "model": settings.ModelSettings,
+    "lora": LoraConfig,
     "tokenizer": settings.TokenizerSettings,
     "prompt": settings.PromptSettings,
     "data": settings.DataSettings,

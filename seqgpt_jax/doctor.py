@@ -134,7 +134,7 @@ def check_step() -> Iterator[Finding]:
     batch = Batch(
         tokens_BT, places_BT, np.ones_like(tokens_BT), places_BT[:, :-1], tokens_BT[:, 1:], np.ones((2, 15), bool)
     )
-    graph, params = nnx.split(Bloom(BloomConfig(64, num_layers=2, width=16, num_heads=2), rngs=nnx.Rngs(0)))
+    graph, params = nnx.split(Bloom(BloomConfig(vocab_size=64, num_layers=2, width=16, num_heads=2), rngs=nnx.Rngs(0)))
 
     def loss_of(params: nnx.State) -> jax.Array:
         sums = answer_loss(nnx.merge(graph, params), batch)

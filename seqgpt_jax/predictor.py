@@ -23,7 +23,7 @@ from seqgpt_jax import hf
 from seqgpt_jax.atomic import AtomicExample, ask_next, check_labels, recompose
 from seqgpt_jax.decoding.generate import generate
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.models.bloom import Bloom
+from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.negatives import evaluation_questions
 from seqgpt_jax.prompt import Parsed, get_format
 from seqgpt_jax.records import (
@@ -106,7 +106,7 @@ class SeqGPT:
 
     def __init__(
         self,
-        model: Bloom,
+        model: Decoder,
         vocabulary: Vocabulary,
         *,
         prompt_format: str = "seqgpt_v1",

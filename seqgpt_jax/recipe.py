@@ -13,7 +13,8 @@ from pathlib import Path
 
 from seqgpt_jax.checked import Checked
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.models.bloom import BloomConfig
+from seqgpt_jax.models.decoder import DecoderConfig
+from seqgpt_jax.models.lora import LoraConfig
 from seqgpt_jax.models.presets import get_preset
 from seqgpt_jax.negatives import AskConfig
 from seqgpt_jax.prompt import get_format
@@ -35,11 +36,12 @@ class ModelSettings(Checked):
     remat: str | None = None
     attention: str | None = None
     layer_loop: str | None = None
+    lora: LoraConfig | None = None  # train low-rank additions alone (bind @lora())
 
     def check(self) -> None:
         self.config(vocab_size=1)
 
-    def config(self, vocab_size: int) -> BloomConfig:
+    def config(self, vocab_size: int) -> DecoderConfig:
         """The model's configuration for a tokenizer of this many ids. UserError for an unknown preset or value."""
         settings = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
         changes = {

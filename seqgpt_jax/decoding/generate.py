@@ -19,11 +19,11 @@ import numpy as np
 from flax import nnx
 
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.models.bloom import Bloom, KVCache, init_cache
+from seqgpt_jax.models.decoder import Decoder, KVCache, init_cache
 
 
 def generate(
-    model: Bloom,
+    model: Decoder,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int | Sequence[int],
@@ -96,7 +96,7 @@ class _DecodeState(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("graph", "num_new"))
 def _decode(
-    graph: nnx.GraphDef[Bloom], params: nnx.State, rows: _Rows, num_new: int, eos_id: jax.Array, pad_id: jax.Array
+    graph: nnx.GraphDef[Decoder], params: nnx.State, rows: _Rows, num_new: int, eos_id: jax.Array, pad_id: jax.Array
 ) -> jax.Array:
     model = nnx.merge(graph, params)
     tokens_BT, lengths_B, limits_B = (jnp.asarray(x) for x in rows)
@@ -134,7 +134,7 @@ def _decode(
     return jax.lax.while_loop(lambda state: ~state.done_B.all(), step, start).answers_BA
 
 
-def _check(model: Bloom, prompts: Sequence[Sequence[int]], limits: Sequence[int], batch_size: int) -> None:
+def _check(model: Decoder, prompts: Sequence[Sequence[int]], limits: Sequence[int], batch_size: int) -> None:
     if len(limits) != len(prompts):
         raise UserError(f"{len(limits)} values of max_new_tokens for {len(prompts)} prompts (give one, or one each)")
     if batch_size < 1 or any(limit < 0 for limit in limits):

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+
 
 @dataclass(frozen=True)
 class ModelCard:
@@ -47,8 +49,8 @@ def imported_card(source: str, directory: Path, *, gen_is_new: bool) -> ModelCar
     )
 
 
-def render_card(card: ModelCard, hf_config: Mapping[str, Any], shapes: Mapping[Any, tuple[int, ...]]) -> str:
-    """README.md. hf_config is the config.json beside it; shapes are those of all parameters."""
+def render_card(card: ModelCard, hf_config: Mapping[str, Any], params: Mapping[Any, jax.Array]) -> str:
+    """README.md. hf_config is the config.json beside it; params are the model's."""
     architecture = str(hf_config["architectures"][0])
     lines = ["---"]
     lines += ["language:", *(f"- {language}" for language in card.languages)] if card.languages else []
@@ -60,7 +62,7 @@ def render_card(card: ModelCard, hf_config: Mapping[str, Any], shapes: Mapping[A
         hf_config.get(old, hf_config.get(new))
         for old, new in (("n_layer", "num_hidden_layers"), ("n_head", "num_attention_heads"))
     )
-    num_parameters = sum(math.prod(shape) for shape in shapes.values())
+    num_parameters = sum(math.prod(value.shape) for value in params.values())
     lines += [
         f"{architecture}: {layers} layers, width {hf_config['hidden_size']}, {heads} heads, "
         f"{hf_config['vocab_size']:,} vocabulary rows, {num_parameters:,} parameters, {hf_config['dtype']}. "

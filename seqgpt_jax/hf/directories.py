@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -31,13 +32,15 @@ from seqgpt_jax.hf.files import (
     write_json,
 )
 from seqgpt_jax.hf.tables import Entry, ParamPath, gather_tensor, param_shapes, scatter_tensors
-from seqgpt_jax.models.bloom import Bloom, BloomConfig
+from seqgpt_jax.models.architectures import make_model
+from seqgpt_jax.models.decoder import Decoder, DecoderConfig
+from seqgpt_jax.models.lora import merged
 from seqgpt_jax.vocabulary import Vocabulary
 
 EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 
 _ROWS_MULTIPLE = 64  # vocabulary rows that are added end at one, so that they split over devices
-_ROW_PATHS: tuple[ParamPath, ...] = (("embedding",), ("head",))  # one row a token
+_ROW_PATHS: tuple[ParamPath, ...] = (("embedding",), ("output",))  # one row a token
 _BESIDE_WEIGHTS = (
     CONFIG,
     "generation_config.json",
@@ -51,7 +54,7 @@ _BESIDE_WEIGHTS = (
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def load_model(source: str | os.PathLike[str], *, param_dtype: str = "float32") -> tuple[Bloom, Vocabulary]:
+def load_model(source: str | os.PathLike[str], *, param_dtype: str = "float32") -> tuple[Decoder, Vocabulary]:
     """Model and tokenizer of a directory, or of a hub id ("bigscience/bloom-560m"), which is downloaded.
 
     Vocabulary rows beyond the tokenizer's are kept. Where the tokenizer has no [GEN], it gets the first of them, or
@@ -71,12 +74,12 @@ def load_model(source: str | os.PathLike[str], *, param_dtype: str = "float32") 
     return model, vocabulary
 
 
-def read_config(source: str | os.PathLike[str], *, param_dtype: str = "float32") -> BloomConfig:
+def read_config(source: str | os.PathLike[str], *, param_dtype: str = "float32") -> DecoderConfig:
     """The sizes in config.json. Raises UserError if there is none, or if it is not a model that we can run."""
     return read_config_fields(ConfigFields.of_directory(local_directory(source)), param_dtype)
 
 
-def read_model(source: str | os.PathLike[str], config: BloomConfig, *, gen_id: int | None = None) -> Bloom:
+def read_model(source: str | os.PathLike[str], config: DecoderConfig, *, gen_id: int | None = None) -> Decoder:
     """The model with the weights of a directory, cast to config.param_dtype; one copy of them is in memory.
 
     gen_id: the id of a [GEN] that these weights do not know. Its row, and what rows must be added to have one, get the
@@ -162,7 +165,7 @@ def _check_tensors(directory: Path, table: list[Entry], num_layers: int, tensors
 
 
 def export_model(
-    model: Bloom,
+    model: Decoder,
     vocabulary: Vocabulary,
     out_dir: str | os.PathLike[str],
     *,
@@ -170,7 +173,7 @@ def export_model(
     dtype: str = "float32",
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
-    """Writes a directory that AutoModelForCausalLM and AutoTokenizer load, and returns it.
+    """Writes a directory that AutoModelForCausalLM and AutoTokenizer load, and returns it. A LoRA is merged.
 
     Weights beyond max_shard_bytes are split over files; the tensors of one are in memory at a time. Everything is
     written beside out_dir and renamed at the end, so that a directory that exists is complete. An earlier export there
@@ -185,6 +188,7 @@ def export_model(
             f"the model has {config.vocab_size} vocabulary rows, the tokenizer {vocabulary.size} ids "
             "(export a model with the tokenizer that it was trained with)"
         )
+    params = merged(model)
     hf_config = {
         **architecture_of(config).write_config(config),
         "use_cache": True,
@@ -192,12 +196,12 @@ def export_model(
         "dtype": dtype,
         "torch_dtype": dtype,  # the name that transformers had before version 5
     }
-    card = render_card(model_card or ModelCard(), hf_config, param_shapes(nnx.state(model, nnx.Param)))
+    card = render_card(model_card or ModelCard(), hf_config, params)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
     try:
         temporary.chmod(0o755)
-        tensors = {tensor.name: tensor for tensor in _hf_tensors(model)}
+        tensors = {tensor.name: tensor for tensor in _hf_tensors(config, params)}
         num_bytes = {name: math.prod(tensor.entry.shape) * DTYPES[dtype].itemsize for name, tensor in tensors.items()}
         save_weights(temporary, num_bytes, lambda name: tensors[name].gather(dtype), max_shard_bytes)
         write_json(temporary / CONFIG, hf_config)
@@ -231,26 +235,25 @@ def import_model(
     return export_model(model, vocabulary, out_dir, model_card=card, dtype=dtype, max_shard_bytes=max_shard_bytes)
 
 
-def model_to_hf(model: Bloom, dtype: str = "float32") -> Iterator[tuple[str, np.ndarray]]:
-    """(name, tensor) of each tensor of the transformers model. A head tied to the embedding is not repeated."""
-    return ((tensor.name, tensor.gather(dtype)) for tensor in _hf_tensors(model))
+def model_to_hf(model: Decoder, dtype: str = "float32") -> Iterator[tuple[str, np.ndarray]]:
+    """(name, tensor) of each tensor of the transformers model. A head tied to the embedding is not repeated; a LoRA is
+    merged."""
+    return ((tensor.name, tensor.gather(dtype)) for tensor in _hf_tensors(model.config, merged(model)))
 
 
 class _HfTensor(NamedTuple):
     name: str
     entry: Entry
     layer: int | None
-    params: Mapping[ParamPath, nnx.Variable]
+    params: Mapping[ParamPath, jax.Array]
 
     def gather(self, dtype: str) -> np.ndarray:
-        arrays = {path: self.params[path][...] for path in self.entry.paths}
-        return gather_tensor(self.entry, self.layer, arrays, dtype)
+        return gather_tensor(self.entry, self.layer, self.params, dtype)
 
 
-def _hf_tensors(model: Bloom) -> Iterator[_HfTensor]:
-    params = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
-    for entry in architecture_of(model.config).table(model.config):
-        for layer, name in entry.names(model.config.num_layers):
+def _hf_tensors(config: DecoderConfig, params: Mapping[ParamPath, jax.Array]) -> Iterator[_HfTensor]:
+    for entry in architecture_of(config).table(config):
+        for layer, name in entry.names(config.num_layers):
             yield _HfTensor(name, entry, layer, params)
 
 
@@ -291,5 +294,5 @@ def _generation_config(vocabulary: Vocabulary) -> dict[str, object]:
     return {"do_sample": False, "num_beams": 1, "max_new_tokens": 256, **_token_ids(vocabulary)}
 
 
-def _abstract_model(config: BloomConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    return nnx.split(nnx.eval_shape(lambda: Bloom(config, rngs=nnx.Rngs(0))))
+def _abstract_model(config: DecoderConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    return nnx.split(nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0))))

@@ -109,7 +109,7 @@ def llama_table(config: LlamaConfig) -> list[Entry]:
         *linear_of_two(f"{layer}.mlp.up_proj", gate_up, 1, width, (mlp,), config.mlp_bias),
         *linear(f"{layer}.mlp.down_proj", ("blocks", "down"), (mlp,), (width,), config.mlp_bias),
         same("model.norm.weight", ("final_norm", "scale"), (width,)),
-        *([] if config.tied_head else [same("lm_head.weight", ("head",), (config.vocab_size, width))]),
+        *([] if config.tied_head else [same("lm_head.weight", ("output",), (config.vocab_size, width))]),
     ]
 
 

@@ -56,7 +56,7 @@ def attend(
     key_BKNH: jax.Array,
     value_BKNH: jax.Array,
     layout: TokenLayout,
-    slopes_N: np.ndarray,
+    slopes_N: np.ndarray | None,
     backend: str = "auto",
 ) -> jax.Array:
     """Attention output BTNH in the dtype of the query; scores and softmax are float32.
@@ -70,6 +70,11 @@ def attend(
         backend = "reference"
     if backend not in BACKENDS:
         raise UserError(f"attention backend '{backend}' is unknown (choose auto, {', '.join(sorted(BACKENDS))})")
+    group = query_BTNH.shape[2] // key_BKNH.shape[2]
+    if group > 1:
+        key_BKNH, value_BKNH = (jnp.repeat(x, group, axis=2) for x in (key_BKNH, value_BKNH))
+    if slopes_N is None:
+        slopes_N = np.zeros(query_BTNH.shape[2], np.float32)
     return BACKENDS[backend](query_BTNH, key_BKNH, value_BKNH, layout, slopes_N)
 
 

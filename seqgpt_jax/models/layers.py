@@ -1,8 +1,9 @@
 """The small layers that every architecture is made of, with the logical axis names of their parameters.
 
-A parameter names each of its axes ("vocab", "embed", "qkv", "heads", "head_dim", "mlp"; "norm" is a vector of the
-width, which stays replicated; stacking adds "layers" in front). The names travel as `out_sharding` metadata with
-`eager_sharding=False`: nothing is placed when a model is built, and training/partitioning.py maps names to mesh axes.
+A parameter names each of its axes: "vocab", "embed", "heads", "kv_heads", "head_dim", "mlp", "lora"; "kv" and "gate"
+count matrices side by side; "norm" is a vector, which stays replicated; stacking adds "layers" in front. The names
+travel as `out_sharding` metadata with `eager_sharding=False`: nothing is placed when a model is built, and
+training/partitioning.py maps names to mesh axes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def add_vector(x: jax.Array, vector: jax.Array) -> jax.Array:
 class Linear(nnx.Module):
     """y = x @ kernel + bias, where input and output may have several dimensions each (heads x head_dim).
 
-    kernel: in_shape + out_shape, contracted over in_shape; bias: out_shape. Matrix product in the dtype of x.
+    kernel: in_shape + out_shape, contracted over in_shape; bias: out_shape. Matrix product in the dtype of x. With a
+    LoRA (Hu et al. 2021, arXiv 2106.09685) it adds scale * (x @ lora_a) @ lora_b, which is 0 at
+    the start: lora_b is.
     """
 
     def __init__(
@@ -44,22 +47,39 @@ class Linear(nnx.Module):
         *,
         in_axes: tuple[str, ...],
         out_axes: tuple[str, ...],
-        bias_axes: tuple[str, ...],
+        bias: bool,
         std: float,
         dtype: str,
         rngs: nnx.Rngs,
+        lora: tuple[int, float] | None = None,
     ) -> None:
+        """lora: its rank and its scale, or None."""
         self.num_in = len(in_shape)
         self.kernel = param(normal(rngs, in_shape + out_shape, std, dtype), in_axes + out_axes)
-        self.bias = param(jnp.zeros(out_shape, dtype), bias_axes)
+        bias_axes = ("norm",) if out_axes == ("embed",) else out_axes
+        self.bias = param(jnp.zeros(out_shape, dtype), bias_axes) if bias else None
+        self.lora_scale = 0.0
+        if lora is not None:
+            rank, self.lora_scale = lora
+            spread = math.prod(in_shape) ** -0.5
+            self.lora_a = param(normal(rngs, (*in_shape, rank), spread, dtype), (*in_axes, "lora"))
+            self.lora_b = param(jnp.zeros((rank, *out_shape), dtype), ("lora", *out_axes))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.kernel[...].astype(x.dtype)
-        # One plain matrix product: CPU and GPU libraries see [tokens, in] x [in, out] whatever the head layout is.
-        num_in, in_size = self.num_in, math.prod(kernel.shape[: self.num_in])
-        contracted = ((tuple(range(x.ndim - num_in, x.ndim)), tuple(range(num_in))), ((), ()))
-        assert math.prod(x.shape[x.ndim - num_in :]) == in_size, (x.shape, kernel.shape)
-        return add_vector(jax.lax.dot_general(x, kernel, contracted), self.bias[...])
+        y = _product(x, self.kernel[...], self.num_in)
+        if self.bias is not None:
+            y = add_vector(y, self.bias[...])
+        if self.lora_scale:
+            y = y + self.lora_scale * _product(_product(x, self.lora_a[...], self.num_in), self.lora_b[...], 1)
+        return y
+
+
+def _product(x: jax.Array, kernel: jax.Array, num_in: int) -> jax.Array:
+    kernel = kernel.astype(x.dtype)
+    assert x.shape[x.ndim - num_in :] == kernel.shape[:num_in], (x.shape, kernel.shape)
+    contracted = ((tuple(range(x.ndim - num_in, x.ndim)), tuple(range(num_in))), ((), ()))
+    # One plain matrix product: CPU and GPU libraries see [tokens, in] x [in, out] whatever the head layout is.
+    return jax.lax.dot_general(x, kernel, contracted)
 
 
 class LayerNorm(nnx.Module):
@@ -76,3 +96,16 @@ class LayerNorm(nnx.Module):
         normed = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)
         scale = self.scale[...].astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
         return add_vector(normed * scale, self.bias[...].astype(jnp.float32)).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Root mean square normalisation over the last axis (Zhang and Sennrich 2019), in float32."""
+
+    def __init__(self, width: int, *, epsilon: float, dtype: str) -> None:
+        self.epsilon = epsilon
+        self.scale = param(jnp.ones((width,), dtype), ("norm",))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        normed = (x32 * jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + self.epsilon)).astype(x.dtype)
+        return normed * self.scale[...].astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from seqgpt_jax.models.bloom import Bloom
+from seqgpt_jax.models.decoder import Decoder
 
 
 class SupervisedBatch(Protocol):
@@ -42,7 +42,7 @@ class LossSums(NamedTuple):
     num_correct: jax.Array
 
 
-def answer_loss(model: Bloom, batch: SupervisedBatch, z_loss: float = 0.0) -> LossSums:
+def answer_loss(model: Decoder, batch: SupervisedBatch, z_loss: float = 0.0) -> LossSums:
     """Sum of token losses (nats), number of targets, number of targets that are the argmax.
 
     z_loss adds z_loss * log(Z)^2 a token (PaLM, arXiv 2204.02311, section 5).

@@ -20,7 +20,8 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.models.bloom import Bloom, BloomConfig
+from seqgpt_jax.models.architectures import config_from_dict, config_to_dict, make_model
+from seqgpt_jax.models.decoder import Decoder, DecoderConfig
 from seqgpt_jax.training.partitioning import Params, make_skeleton
 from seqgpt_jax.training.step import TrainState
 from seqgpt_jax.vocabulary import Vocabulary
@@ -35,7 +36,7 @@ class StageInfo:
     name: str
     index: int
     steps: int
-    model: BloomConfig
+    model: DecoderConfig
 
 
 def checkpoint_folder(run_dir: Path, stage: str) -> Path:
@@ -50,7 +51,10 @@ class StageCheckpoints:
         folder.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
             write_atomically(folder / "config.gin", config_text)
-            write_atomically(folder / _STAGE_FILE, json.dumps(dataclasses.asdict(info), indent=2) + "\n")
+            write_atomically(
+                folder / _STAGE_FILE,
+                json.dumps({**dataclasses.asdict(info), "model": config_to_dict(info.model)}, indent=2) + "\n",
+            )
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=False, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(folder, options=options, item_names=("params", "opt_state"))
 
@@ -109,13 +113,13 @@ def saved_stages(run_dir: Path) -> list[StageInfo]:
             continue
         try:
             fields = json.loads(file.read_text("utf-8"))
-            found.append(StageInfo(**{**fields, "model": BloomConfig(**fields["model"])}))
+            found.append(StageInfo(**{**fields, "model": config_from_dict(fields["model"])}))
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{file}: not a stage description ({error}; train into another --run_dir)") from error
     return sorted(found, key=lambda info: info.index)
 
 
-def load_run(run_dir: Path) -> tuple[Bloom, Vocabulary]:
+def load_run(run_dir: Path) -> tuple[Decoder, Vocabulary]:
     """The model and tokenizer of a run, from the newest checkpoint of its last stage. Parameters lie on one device.
 
     Raises UserError where there is no checkpoint.
@@ -124,7 +128,7 @@ def load_run(run_dir: Path) -> tuple[Bloom, Vocabulary]:
     if not stages:
         raise UserError(f"{run_dir}: no checkpoint in it (give the directory that `seqgpt train` wrote)")
     config = stages[-1].model
-    skeleton = make_skeleton(lambda: Bloom(config, rngs=nnx.Rngs(0)))
+    skeleton = make_skeleton(lambda: make_model(config, rngs=nnx.Rngs(0)))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), skeleton.shapes)
     params = restore_params(checkpoint_folder(run_dir, stages[-1].name), abstract)

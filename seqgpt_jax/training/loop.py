@@ -22,7 +22,8 @@ from seqgpt_jax.data.cache import ensure_cache
 from seqgpt_jax.data.loader import Batch, ExampleSource, Loader
 from seqgpt_jax.data.plan import BatchPlan, PlanConfig, TaskSize
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.models.bloom import Bloom, BloomConfig
+from seqgpt_jax.models.architectures import make_model
+from seqgpt_jax.models.decoder import Decoder, DecoderConfig
 from seqgpt_jax.recipe import Recipe, Stage
 from seqgpt_jax.training.checkpoints import (
     StageCheckpoints,
@@ -71,7 +72,7 @@ class Evaluator(Protocol):
     """Judges a model at the end of a stage; yields (name, value), which go to the log and the result."""
 
     def __call__(
-        self, model: Bloom, vocabulary: Vocabulary, *, stage: str, run_dir: Path
+        self, model: Decoder, vocabulary: Vocabulary, *, stage: str, run_dir: Path
     ) -> Iterable[tuple[str, float]]: ...
 
 
@@ -84,7 +85,7 @@ class TrainResult:
 
     stages: tuple[StageResult, ...]
     scores: dict[str, dict[str, float]]
-    model: Bloom
+    model: Decoder
     vocabulary: Vocabulary
     run_dir: Path
 
@@ -199,11 +200,10 @@ def _first_state(
         return checkpoints.restore(done, abstract_state(run.skeleton, optimizer, shardings)), done
     if index > 0:
         params = _restored_params(run, run.recipe.stages[index - 1].name)
-    elif run.start.load_params is not None:
-        params = run.start.load_params()
     else:
-        params = init_params(_model_maker(run.start.config, run.recipe.seed), run.skeleton, run.mesh)
-    return init_state(params, optimizer, shardings), 0
+        pretrained = run.start.load_params() if run.start.load_params is not None else None
+        params = init_params(_model_maker(run.start.config, run.recipe.seed), run.skeleton, run.mesh, pretrained)
+    return init_state(run.skeleton, params, optimizer, shardings), 0
 
 
 def _restored_params(run: _Run, stage: str) -> Params:
@@ -214,8 +214,8 @@ def _restored_params(run: _Run, stage: str) -> Params:
     return restore_params(checkpoint_folder(run.run_dir, stage), abstract)
 
 
-def _model_maker(config: BloomConfig, seed: int) -> Callable[[], Bloom]:
-    return lambda: Bloom(config, rngs=nnx.Rngs(seed))
+def _model_maker(config: DecoderConfig, seed: int) -> Callable[[], Decoder]:
+    return lambda: make_model(config, rngs=nnx.Rngs(seed))
 
 
 def run_steps(

@@ -19,7 +19,7 @@ from seqgpt_jax.checked import Checked
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.training.partitioning import ModelSkeleton, Params
 
-_STACKED_AXES = ("layers", "qkv", "kv")  # several matrices side by side, each orthogonalised on its own
+_STACKED_AXES = ("layers", "kv", "gate")  # several matrices side by side, each orthogonalised on its own
 
 
 @dataclass(frozen=True)
@@ -112,16 +112,18 @@ def make_optimizer(config: OptimizerConfig, num_steps: int, skeleton: ModelSkele
 
 
 def matrix_dimensions(skeleton: ModelSkeleton) -> Params:
-    """For each parameter its reduction and output axes if it is a matrix of the blocks, else None.
+    """For each trained parameter its reduction and output axes if it is a matrix of the blocks, else None.
 
     kv ("layers", "embed", "kv", "heads", "head_dim") -> in 1, out (3, 4): 2 matrices of width x width a layer.
-    out ("layers", "heads", "head_dim", "embed") -> in (1, 2), out 3. The embedding, norms and biases -> None.
+    out ("layers", "heads", "head_dim", "embed") -> in (1, 2), out 3. The embedding, norms, biases and LoRAs -> None.
     """
-    return jax.tree.map(_dimension_numbers, skeleton.axes, is_leaf=lambda axes: isinstance(axes, tuple))
+    return jax.tree.map(
+        _dimension_numbers, skeleton.trained(skeleton.axes), is_leaf=lambda axes: isinstance(axes, tuple)
+    )
 
 
 def _dimension_numbers(axes: tuple[str, ...]) -> MuonDimensionNumbers | None:
-    if "vocab" in axes or "embed" not in axes:
+    if "vocab" in axes or "lora" in axes or "embed" not in axes:
         return None
     own = [place for place, name in enumerate(axes) if name not in _STACKED_AXES]
     embed = axes.index("embed")

@@ -18,6 +18,7 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.models.lora import is_lora
 
 Params = dict[str, Any]
 """Nested dict of arrays, shaped like the module: params["blocks"]["up"]["kernel"]."""
@@ -28,10 +29,12 @@ RULES: Mapping[str, str | None] = {
     "vocab": "tensor",
     "embed": "fsdp",
     "heads": "tensor",
+    "kv_heads": "tensor",
     "mlp": "tensor",
     "head_dim": None,
-    "qkv": None,
     "kv": None,
+    "gate": None,
+    "lora": None,
     "norm": None,
     "layers": None,
 }
@@ -71,8 +74,32 @@ class ModelSkeleton:
         """The module around these parameters; call it inside the jitted function."""
         return nnx.merge(self.graph, params)
 
+    def trained(self, tree: Any) -> Any:
+        """What is trained, of a tree shaped like the parameters: the LoRAs where there are any, else everything."""
+        return _lora_part(tree, lora=True) if _lora_part(self.axes, lora=True) else tree
+
+    def frozen(self, tree: Any) -> Any:
+        """The rest; empty where everything is trained."""
+        return _lora_part(tree, lora=False) if _lora_part(self.axes, lora=True) else {}
+
     def num_parameters(self) -> int:
         return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.shapes))
+
+
+def _lora_part(tree: Any, lora: bool, name: str = "") -> Any:
+    if not isinstance(tree, dict):
+        return tree if is_lora((name,)) == lora else None
+    parts = {key: _lora_part(child, lora, key) for key, child in tree.items()}
+    return {key: part for key, part in parts.items() if part is not None} or None
+
+
+def join_params(*parts: Params | None) -> Params:
+    """One nested dict of several that have no leaf in common."""
+    joined: Params = {}
+    for part in parts:
+        for key, child in (part or {}).items():
+            joined[key] = join_params(joined.get(key), child) if isinstance(child, dict) else child
+    return joined
 
 
 def make_skeleton(make_model: Callable[[], nnx.Module]) -> ModelSkeleton:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from seqgpt_jax.data.cache import CacheSpec
 from seqgpt_jax.data.questions import training_texts
-from seqgpt_jax.models.bloom import Bloom, BloomConfig
+from seqgpt_jax.models.decoder import Decoder, DecoderConfig
 from seqgpt_jax.recipe import Recipe, Stage
 from seqgpt_jax.training.partitioning import Params, params_of
 from seqgpt_jax.vocabulary import Vocabulary, train_tokenizer
@@ -23,7 +23,7 @@ class StartingPoint:
     """load_params gives the weights to start from, or is None for random ones."""
 
     vocabulary: Vocabulary
-    config: BloomConfig
+    config: DecoderConfig
     load_params: Callable[[], Params] | None
 
 
@@ -51,7 +51,7 @@ def prepare_start(recipe: Recipe, run_dir: Path) -> StartingPoint:
         return StartingPoint(vocabulary, recipe.model.config(rows), None)
     own = pretrained.load()[0].config
     numerics = recipe.model.config(own.vocab_size)
-    names = ("param_dtype", "compute_dtype", "remat", "attention", "layer_loop")
+    names = ("param_dtype", "compute_dtype", "remat", "attention", "layer_loop", "lora")
     config = dataclasses.replace(own, **{name: getattr(numerics, name) for name in names})
     return StartingPoint(vocabulary, config, pretrained.params)
 
@@ -89,9 +89,9 @@ class _Pretrained:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._loaded: tuple[Bloom, Vocabulary] | None = None
+        self._loaded: tuple[Decoder, Vocabulary] | None = None
 
-    def load(self) -> tuple[Bloom, Vocabulary]:
+    def load(self) -> tuple[Decoder, Vocabulary]:
         from seqgpt_jax import hf
 
         if self._loaded is None:

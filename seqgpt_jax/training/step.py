@@ -24,6 +24,7 @@ from seqgpt_jax.training.partitioning import (
     ModelSkeleton,
     Params,
     batch_sharding,
+    join_params,
     like_params,
     param_shardings,
     params_of,
@@ -56,30 +57,39 @@ class StepMetrics(NamedTuple):
 def state_shardings(skeleton: ModelSkeleton, optimizer: Optimizer, mesh: Mesh) -> TrainState:
     """A sharding for each array of the state; the optimiser's moments lie where their parameters do."""
     params = param_shardings(skeleton, mesh)
-    opt_state = jax.eval_shape(optimizer.transform.init, skeleton.shapes)
+    opt_state = jax.eval_shape(optimizer.transform.init, skeleton.trained(skeleton.shapes))
     return TrainState(replicated(mesh), params, like_params(opt_state, skeleton.shapes, params, replicated(mesh)))
 
 
 def abstract_state(skeleton: ModelSkeleton, optimizer: Optimizer, shardings: TrainState) -> TrainState:
     """Shapes, dtypes and shardings of the state, to restore a checkpoint into."""
-    state = TrainState(
-        jax.ShapeDtypeStruct((), jnp.int32), skeleton.shapes, jax.eval_shape(optimizer.transform.init, skeleton.shapes)
-    )
+    opt_state = jax.eval_shape(optimizer.transform.init, skeleton.trained(skeleton.shapes))
+    state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), skeleton.shapes, opt_state)
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, shardings
     )
 
 
-def init_params(make_model: Callable[[], Any], skeleton: ModelSkeleton, mesh: Mesh) -> Params:
-    """Random initial parameters, each made where it will lie. The same numbers on every mesh."""
+def init_params(
+    make_model: Callable[[], Any], skeleton: ModelSkeleton, mesh: Mesh, pretrained: Params | None = None
+) -> Params:
+    """Random initial parameters, each made where it will lie: the same numbers on every mesh.
+
+    Those that are trained stay random where the others are pretrained (LoRAs on a model that is frozen).
+    """
     shardings = param_shardings(skeleton, mesh)
-    return jax.jit(lambda: params_of(make_model()), out_shardings=shardings)()
+    if pretrained is None:
+        return jax.jit(lambda: params_of(make_model()), out_shardings=shardings)()
+    if not skeleton.frozen(skeleton.axes):
+        return pretrained
+    made = jax.jit(lambda: skeleton.trained(params_of(make_model())), out_shardings=skeleton.trained(shardings))()
+    return join_params(pretrained, made)
 
 
-def init_state(params: Params, optimizer: Optimizer, shardings: TrainState) -> TrainState:
+def init_state(skeleton: ModelSkeleton, params: Params, optimizer: Optimizer, shardings: TrainState) -> TrainState:
     """Step 0 with these parameters, which it takes over (they may be NumPy arrays or lie elsewhere)."""
     params = jax.device_put(params, shardings.params)
-    opt_state = jax.jit(optimizer.transform.init, out_shardings=shardings.opt_state)(params)
+    opt_state = jax.jit(optimizer.transform.init, out_shardings=shardings.opt_state)(skeleton.trained(params))
     return TrainState(jax.device_put(jnp.zeros((), jnp.int32), shardings.step), params, opt_state)
 
 
@@ -100,28 +110,31 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         num_targets = jnp.maximum(batch.target_mask_BS.sum(dtype=jnp.float32), 1.0)
 
-        def part_loss(params: Params, part: Batch) -> tuple[jax.Array, LossSums]:
-            sums = loss_sums(skeleton.merge(params), part)
+        trained, frozen = skeleton.trained(state.params), skeleton.frozen(state.params)
+
+        def part_loss(trained: Params, part: Batch) -> tuple[jax.Array, LossSums]:
+            sums = loss_sums(skeleton.merge(join_params(frozen, trained)), part)
             return sums.loss_sum / num_targets, sums
 
         gradient = jax.grad(part_loss, has_aux=True)
         if num_microbatches == 1:
-            grads, sums = gradient(state.params, batch)
+            grads, sums = gradient(trained, batch)
         else:
             parts = jax.tree.map(lambda rows_B: _microbatches(rows_B, num_microbatches, rows), batch)
 
             def add_part(total: Any, part: Batch) -> tuple[Any, None]:
-                return jax.tree.map(jnp.add, total, gradient(state.params, part)), None
+                return jax.tree.map(jnp.add, total, gradient(trained, part)), None
 
             zero = jnp.zeros((), jnp.float32)
-            start = (jax.tree.map(jnp.zeros_like, state.params), LossSums(zero, zero, zero))
+            start = (jax.tree.map(jnp.zeros_like, trained), LossSums(zero, zero, zero))
             (grads, sums), _ = jax.lax.scan(add_part, start, parts)
         loss, grad_norm = sums.loss_sum / num_targets, optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        updates, opt_state = optimizer.transform.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
+        updates, opt_state = optimizer.transform.update(grads, state.opt_state, trained)
+        updated, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (optax.apply_updates(trained, updates), opt_state),
+            (trained, state.opt_state),
         )
         metrics = StepMetrics(
             loss=loss,
@@ -132,7 +145,7 @@ def make_train_step(
             num_targets=batch.target_mask_BS.sum(),
             finite=finite,
         )
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(state.step + 1, join_params(frozen, updated), opt_state), metrics
 
     return jax.jit(
         train_step,

@@ -12,7 +12,8 @@ import torch
 
 from seqgpt_jax.decoding.generate import _bucket, _decode, generate
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.models.bloom import Bloom, init_cache
+from seqgpt_jax.models.bloom import Bloom
+from seqgpt_jax.models.decoder import init_cache
 from tests.models.tiny import TINY, random_model, torch_twin
 
 EOS, PAD = 2, 3

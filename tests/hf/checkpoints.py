@@ -53,7 +53,7 @@ def random_twin(name: str, *, vocab_size: int | None = None, seed: int = 0) -> t
     rng = np.random.default_rng(seed)
     with torch.no_grad():
         for path, parameter in twin.named_parameters():
-            centre = 1.0 if "norm" in path and path.endswith("weight") or "ln_f.weight" in path else 0.0
+            centre = 1.0 if path.endswith(("norm.weight", "ln_f.weight")) else 0.0
             values = centre + 0.3 * rng.standard_normal(tuple(parameter.shape))
             parameter.copy_(torch.tensor(values, dtype=torch.float32))
     return twin
@@ -65,7 +65,7 @@ def state_of(twin: transformers.PreTrainedModel) -> dict[str, np.ndarray]:
 
 
 def vocabulary_without_gen(folder: Path) -> Vocabulary:
-    """Saves a tokenizer that knows no [GEN], as those of BLOOM and Qwen, and reads it: its last id is then the [GEN]."""
+    """Saves a tokenizer that knows no [GEN], as those of BLOOM and Qwen. What is read has it as its last id."""
     train_tokenizer(TEXTS, 300).save(folder)
     for path in folder.glob("*.json"):
         if "token" in path.name:

@@ -15,7 +15,8 @@ from flax.core.spmd import logical_axis_rules
 
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.attention import BACKENDS
-from seqgpt_jax.models.bloom import Bloom, BloomConfig, init_cache
+from seqgpt_jax.models.bloom import Bloom, BloomConfig
+from seqgpt_jax.models.decoder import init_cache
 from seqgpt_jax.models.presets import PRESETS, get_preset
 from tests.models.tiny import ONE_HEAD, SIX_HEADS, TINY, random_model, torch_logits, torch_twin, whole_rows
 

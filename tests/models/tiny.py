@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,16 +12,18 @@ import transformers
 from flax import nnx
 
 from seqgpt_jax.hf import model_to_hf
+from seqgpt_jax.models.architectures import make_model
 from seqgpt_jax.models.bloom import Bloom, BloomConfig
+from seqgpt_jax.models.decoder import DecoderConfig
 
 TINY = BloomConfig(vocab_size=96, num_layers=3, width=32, num_heads=4)
 SIX_HEADS = BloomConfig(vocab_size=128, num_layers=2, width=48, num_heads=6)
 ONE_HEAD = BloomConfig(vocab_size=64, num_layers=1, width=24, num_heads=1, layer_norm_epsilon=1e-3)
 
 
-def random_model(config: BloomConfig, seed: int = 0, spread: float = 0.3) -> Bloom:
+def random_model(config: DecoderConfig, seed: int = 0, spread: float = 0.3) -> Any:
     """A model whose every parameter is random, biases and scales too, so that no mistake hides behind a zero or one."""
-    graph, shapes = nnx.split(nnx.eval_shape(lambda: Bloom(config, rngs=nnx.Rngs(0))))
+    graph, shapes = nnx.split(nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0))))
     rng = np.random.default_rng(seed)
     values = []
     for path, variable in nnx.to_flat_state(shapes):

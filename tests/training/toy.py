@@ -13,12 +13,19 @@ from jax.sharding import Mesh
 
 from seqgpt_jax.data.loader import Batch, make_batch
 from seqgpt_jax.data.plan import TaskSize
-from seqgpt_jax.models.bloom import Bloom, BloomConfig
+from seqgpt_jax.models import architectures
+from seqgpt_jax.models.bloom import BloomConfig
+from seqgpt_jax.models.decoder import DecoderConfig
+from seqgpt_jax.models.llama import LlamaConfig
 from seqgpt_jax.training.optimizers import Optimizer, OptimizerConfig, make_optimizer
 from seqgpt_jax.training.partitioning import Params, make_mesh, make_skeleton
 from seqgpt_jax.training.step import TrainState, init_params, init_state, make_train_step, state_shardings
 
 CONFIG = BloomConfig(vocab_size=64, num_layers=2, width=32, num_heads=4, layer_loop="scan")
+LLAMA = LlamaConfig(
+    vocab_size=64, num_layers=2, width=32, num_heads=8, kv_heads=4, head_size=8, mlp_width=64, layer_loop="scan",
+    qk_norm=True,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +57,16 @@ class ToySource:
         return TaskSize(self.name, self.lengths, rate)
 
 
-def make_model(config: BloomConfig = CONFIG, seed: int = 0) -> Bloom:
-    return Bloom(config, rngs=nnx.Rngs(seed))
+def make_model(config: DecoderConfig = CONFIG, seed: int = 0) -> Any:
+    return architectures.make_model(config, rngs=nnx.Rngs(seed))
 
 
-SKELETON = make_skeleton(make_model)
+@functools.cache
+def skeleton_of(config: DecoderConfig) -> ModelSkeleton:
+    return make_skeleton(lambda: make_model(config))
+
+
+SKELETON = skeleton_of(CONFIG)
 TOY_ADAMW = OptimizerConfig(name="adamw", learning_rate=1e-2, warmup_steps=2)
 TOY_MUON = OptimizerConfig(name="muon", learning_rate=0.02, adam_learning_rate=3e-3, warmup_steps=2, weight_decay=0.1)
 
@@ -72,10 +84,9 @@ def unpacked_batch(num_rows: int = 8, row_tokens: int = 40, row_supervised: int 
 
 
 @functools.cache
-def host_params() -> Params:
+def host_params(config: DecoderConfig = CONFIG) -> Params:
     """The initial parameters as NumPy arrays; nothing changes them."""
-    mesh = make_mesh(devices=jax.devices()[:1])
-    return jax.device_get(init_params(make_model, SKELETON, mesh))
+    return jax.device_get(init_params(lambda: make_model(config), skeleton_of(config), one_device()))
 
 
 @functools.cache
@@ -85,17 +96,21 @@ def one_device() -> Mesh:
 
 @functools.cache
 def _step(
-    optimizer: OptimizerConfig | Optimizer, mesh: Mesh, num_microbatches: int
+    optimizer: OptimizerConfig | Optimizer, mesh: Mesh, num_microbatches: int, config: DecoderConfig
 ) -> tuple[Optimizer, Any, TrainState]:
+    skeleton = skeleton_of(config)
     if isinstance(optimizer, OptimizerConfig):
-        optimizer = make_optimizer(optimizer, 20, SKELETON)
-    shardings = state_shardings(SKELETON, optimizer, mesh)
-    return optimizer, make_train_step(SKELETON, optimizer, mesh, shardings, num_microbatches), shardings
+        optimizer = make_optimizer(optimizer, 20, skeleton)
+    shardings = state_shardings(skeleton, optimizer, mesh)
+    return optimizer, make_train_step(skeleton, optimizer, mesh, shardings, num_microbatches), shardings
 
 
 def start(
-    optimizer: OptimizerConfig | Optimizer, mesh: Mesh | None = None, num_microbatches: int = 1
+    optimizer: OptimizerConfig | Optimizer,
+    mesh: Mesh | None = None,
+    num_microbatches: int = 1,
+    config: DecoderConfig = CONFIG,
 ) -> tuple[TrainState, Any, TrainState]:
     """State, step function and shardings of the toy model on a mesh (default: one device), for 20 steps."""
-    optimizer, step, shardings = _step(optimizer, mesh or one_device(), num_microbatches)
-    return init_state(host_params(), optimizer, shardings), step, shardings
+    optimizer, step, shardings = _step(optimizer, mesh or one_device(), num_microbatches, config)
+    return init_state(skeleton_of(config), host_params(config), optimizer, shardings), step, shardings
