@@ -75,9 +75,7 @@ def merged(model: Decoder) -> dict[tuple[Any, ...], jax.Array]:
         assert model.config.lora is not None
         a, kernel = flat[(*path[:-1], "lora_a")], whole[(*path[:-1], "kernel")]
         num_layers, rank = b.shape[:2]
-        parts = (
-            part.astype(jnp.float32) for part in (a.reshape(num_layers, -1, rank), b.reshape(num_layers, rank, -1))
-        )
-        added = model.config.lora.scale * jnp.matmul(*parts).reshape(kernel.shape)
+        a, b = a.reshape(num_layers, -1, rank), b.reshape(num_layers, rank, -1)
+        added = model.config.lora.scale * jnp.matmul(a, b, preferred_element_type=jnp.float32).reshape(kernel.shape)
         whole[(*path[:-1], "kernel")] = (kernel + added).astype(kernel.dtype)
     return whole

@@ -13,6 +13,8 @@ from seqgpt_jax.training.partitioning import make_mesh
 from tests.training.toy import CONFIG, LLAMA, TOY_ADAMW, packed_batch, start
 
 EIGHT_HEADS = dataclasses.replace(CONFIG, num_heads=8)
+# Biases of keys have no gradient (softmax cancels them): a small epsilon would turn its rounding into whole steps.
+ADAMW = dataclasses.replace(TOY_ADAMW, epsilon=1e-3)
 MESHES = [(2, 2, 2), *(pytest.param(sizes, marks=pytest.mark.slow) for sizes in [(8, 1, 1), (1, 8, 1), (1, 1, 8)])]
 
 
@@ -21,12 +23,11 @@ MESHES = [(2, 2, 2), *(pytest.param(sizes, marks=pytest.mark.slow) for sizes in 
 def test_eight_devices_equal_one(config: DecoderConfig, sizes: tuple[int, int, int]) -> None:
     after = []
     for mesh in (None, make_mesh(*sizes)):
-        state, step, _ = start(TOY_ADAMW, mesh, config=config)
+        state, step, _ = start(ADAMW, mesh, config=config)
         losses = []
         for _ in range(2):
             state, metrics = step(state, packed_batch())
             losses.append(float(metrics.loss))
         after.append((losses, jax.device_get(state.params)))
     np.testing.assert_allclose(after[1][0], after[0][0], rtol=1e-5)
-    # AdamW's first steps are the gradient's signs times the rate (0.01): where a gradient is almost 0, rounding shows.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), after[1][1], after[0][1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6), after[1][1], after[0][1])

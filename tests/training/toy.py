@@ -18,7 +18,7 @@ from seqgpt_jax.models.bloom import BloomConfig
 from seqgpt_jax.models.decoder import DecoderConfig
 from seqgpt_jax.models.llama import LlamaConfig
 from seqgpt_jax.training.optimizers import Optimizer, OptimizerConfig, make_optimizer
-from seqgpt_jax.training.partitioning import Params, make_mesh, make_skeleton
+from seqgpt_jax.training.partitioning import ModelSkeleton, Params, make_mesh, make_skeleton
 from seqgpt_jax.training.step import TrainState, init_params, init_state, make_train_step, state_shardings
 
 CONFIG = BloomConfig(vocab_size=64, num_layers=2, width=32, num_heads=4, layer_loop="scan")
