@@ -100,7 +100,16 @@ def build_parser() -> argparse.ArgumentParser:
         "seqgpt export --run runs/quickstart --out exported",
     )  # fmt: skip
     export.add_argument("--run", dest="run_dir", type=Path, required=True, metavar="DIR", help="a run directory")
-    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a directory that does not exist yet")
+    _add_out(export, "float32")
+
+    import_ = _command(
+        commands, "import", _import, "write somebody's BLOOM, Llama or Qwen with the [GEN] token that training needs",
+        "seqgpt import --from bigscience/bloomz-560m --out models/bloomz",
+    )  # fmt: skip
+    import_.add_argument(
+        "--from", dest="source", required=True, metavar="DIR|ID", help="a Hugging Face directory, or a hub id"
+    )
+    _add_out(import_, None)
 
     trim = _command(
         commands, "trim", _trim, "leave out the vocabulary that a corpus does not need",
@@ -144,6 +153,28 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", required=True, metavar="PATH", help="a run directory, or a Hugging Face directory of a BLOOM model"
     )
+
+
+def _add_out(parser: argparse.ArgumentParser, dtype: str | None) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a directory that does not exist yet")
+    parser.add_argument(
+        "--dtype",
+        default=dtype,
+        choices=("float32", "bfloat16", "float16"),
+        help=f"of the weights written (default: {dtype or 'as they are'})",
+    )
+    parser.add_argument(
+        "--max_shard_size", type=_bytes, default="5GB", metavar="SIZE", help="of one weights file (default: 5GB)"
+    )
+
+
+def _bytes(text: str) -> int:
+    """ "5GB" -> 5_000_000_000, as the hub counts."""
+    number, unit = text[:-2], text[-2:].upper()
+    scale = {"KB": 10**3, "MB": 10**6, "GB": 10**9}.get(unit)
+    if scale is None or not number.strip().isdecimal() or int(number) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB or 5GB")
+    return int(number) * scale
 
 
 def _count(text: str) -> int:
@@ -210,7 +241,14 @@ def _texts_to_predict(options: argparse.Namespace) -> Iterator[str]:
 def _export(options: argparse.Namespace) -> None:
     from seqgpt_jax.pipeline import export_run
 
-    export_run(options.run_dir, options.out)
+    export_run(options.run_dir, options.out, options.dtype, options.max_shard_size)
+    print(f"wrote {options.out}")
+
+
+def _import(options: argparse.Namespace) -> None:
+    from seqgpt_jax import hf
+
+    hf.import_model(options.source, options.out, dtype=options.dtype, max_shard_bytes=options.max_shard_size)
     print(f"wrote {options.out}")
 
 

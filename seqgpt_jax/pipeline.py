@@ -49,13 +49,14 @@ def run_recipe(recipe: Recipe, run_dir: Path) -> None:
     print(next_commands(run_dir))
 
 
-def export_run(run_dir: Path, out_dir: Path) -> None:
+def export_run(run_dir: Path, out_dir: Path, dtype: str = "float32", max_shard_bytes: int = hf.MAX_SHARD_BYTES) -> None:
     """Writes the newest weights of a run as a Hugging Face directory; UserError if there is no run or no checkpoint."""
     stages = saved_stages(run_dir)
     if not stages:
         raise UserError(f"{run_dir} holds no checkpoint (give the --run_dir of a `seqgpt train` that has saved one)")
     model, vocabulary = load_run(run_dir)
-    hf.export_model(model, vocabulary, out_dir, model_card=_model_card(run_dir))
+    card = _model_card(run_dir)
+    hf.export_model(model, vocabulary, out_dir, model_card=card, dtype=dtype, max_shard_bytes=max_shard_bytes)
 
 
 def _model_card(run_dir: Path) -> hf.ModelCard:

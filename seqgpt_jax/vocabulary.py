@@ -77,6 +77,7 @@ class Vocabulary:
         """config: the fields of tokenizer_config.json. Adds [GEN] after the last id where the tokenizer has none."""
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        self.gen_is_new = tokenizer.token_to_id(GEN) is None  # no weights know it yet
         tokenizer.add_special_tokens([AddedToken(GEN, special=True, normalized=False)])
         self._tokenizer = tokenizer
         self._config = dict(config or {})

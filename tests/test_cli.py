@@ -11,7 +11,7 @@ from seqgpt_jax.cli import build_parser, main
 
 REPO = Path(__file__).resolve().parent.parent
 QUICKSTART = str(REPO / "gin/recipes/quickstart.gin")
-COMMANDS = ("train", "eval", "predict", "export", "generate", "doctor")
+COMMANDS = ("train", "eval", "predict", "export", "import", "generate", "doctor")
 
 META = {"name": "toy", "task": "NER", "language": "en", "labels": ["city", "person"], "splits": {"test": 1}}
 RECORD = {"id": "toy-0", "task": "NER", "kind": "extraction", "text": "Ada went to Rome", "label_set": None}
@@ -129,6 +129,27 @@ def test_export_of_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     out = tmp_path / "out"
     assert str(tmp_path) in error_of(capsys, ["export", "--run", str(tmp_path), "--out", str(out)])
     assert not out.exists()
+
+
+def test_import_writes_a_model_of_the_type_and_size_asked(model_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["import", "--from", str(model_dir), "--out", str(out), "--dtype", "bfloat16"]
+    assert main([*arguments, "--max_shard_size", "20KB"]) == 0
+    assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
+    assert len(list(out.glob("model-*.safetensors"))) > 1
+
+
+def test_import_of_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_of(capsys, ["import", "--from", str(tmp_path / "absent"), "--out", str(tmp_path / "out")])
+    assert "absent" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("size", ["5", "5PB", "0GB", "GB", "-1GB"])
+def test_sizes_that_are_none(size: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["import", "--from", "a", "--out", str(tmp_path / "out"), "--max_shard_size", size])
+    assert "500MB" in capsys.readouterr().err
 
 
 def test_predict_writes_a_line_a_text(capsys: pytest.CaptureFixture[str], model_dir: Path, tmp_path: Path) -> None:

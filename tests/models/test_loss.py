@@ -13,7 +13,7 @@ import pytest
 import torch
 from flax import nnx
 
-from seqgpt_jax.hf import bloom_to_hf
+from seqgpt_jax.hf import model_to_hf
 from seqgpt_jax.models.bloom import Bloom
 from seqgpt_jax.models.loss import LossSums, answer_loss
 from tests.models.tiny import SIX_HEADS, TINY, random_model, torch_twin, whole_rows
@@ -81,7 +81,7 @@ def test_gradient_equals_torch() -> None:
     as_model = Bloom(SIX_HEADS, rngs=nnx.Rngs(0))  # gradients go through the same names as weights do
     nnx.update(as_model, nnx.jit(nnx.grad(mean_loss))(model))
     expected = {name: parameter.grad.numpy() for name, parameter in twin.named_parameters()}
-    for name, gradient in bloom_to_hf(as_model):
+    for name, gradient in model_to_hf(as_model):
         scale = np.abs(expected[name]).max()
         np.testing.assert_allclose(gradient, expected[name], atol=1e-4 * scale, rtol=0, err_msg=name)
 

@@ -11,7 +11,7 @@ import torch
 import transformers
 from flax import nnx
 
-from seqgpt_jax.hf import bloom_to_hf
+from seqgpt_jax.hf import model_to_hf
 from seqgpt_jax.models.architectures import make_model
 from seqgpt_jax.models.bloom import Bloom, BloomConfig
 from seqgpt_jax.models.decoder import DecoderConfig
@@ -46,7 +46,7 @@ def torch_twin(model: Bloom) -> transformers.BloomForCausalLM:
             pad_token_id=3,
         )
     ).eval()
-    tensors = {name: torch.tensor(value) for name, value in bloom_to_hf(model)}
+    tensors = {name: torch.tensor(value) for name, value in model_to_hf(model)}
     missing, unexpected = twin.load_state_dict(tensors, strict=False)
     assert missing == ["lm_head.weight"]
     assert not unexpected
