@@ -101,6 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     export.add_argument("--run", dest="run_dir", type=Path, required=True, metavar="DIR", help="a run directory")
     _add_out(export, "float32")
+    export.add_argument("--adapter", action="store_true", help="write the run's LoRA alone, in PEFT's format")
 
     import_ = _command(
         commands, "import", _import, "write somebody's BLOOM, Llama or Qwen with the [GEN] token that training needs",
@@ -151,7 +152,7 @@ def _command(commands: Any, name: str, run: Any, summary: str, example: str) -> 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", required=True, metavar="PATH", help="a run directory, or a Hugging Face directory of a BLOOM model"
+        "--model", required=True, metavar="PATH", help="a run directory, a Hugging Face directory, or a hub id"
     )
 
 
@@ -239,9 +240,12 @@ def _texts_to_predict(options: argparse.Namespace) -> Iterator[str]:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from seqgpt_jax.pipeline import export_run
+    from seqgpt_jax.pipeline import export_run, export_run_adapter
 
-    export_run(options.run_dir, options.out, options.dtype, options.max_shard_size)
+    if options.adapter:
+        export_run_adapter(options.run_dir, options.out)
+    else:
+        export_run(options.run_dir, options.out, options.dtype, options.max_shard_size)
     print(f"wrote {options.out}")
 
 
@@ -255,6 +259,7 @@ def _import(options: argparse.Namespace) -> None:
 def _trim(options: argparse.Namespace) -> None:
     from seqgpt_jax.data.datasets import resolve_mixture
     from seqgpt_jax.data.questions import training_texts
+    from seqgpt_jax.predictor import model_directory
     from seqgpt_jax.trimming import trim
 
     def texts() -> Iterator[str]:
@@ -266,7 +271,7 @@ def _trim(options: argparse.Namespace) -> None:
         if options.mixture:
             yield from training_texts(resolve_mixture(options.mixture, None), "train", None)
 
-    before, after = trim(options.model, texts(), options.out, options.min_count)
+    before, after = trim(model_directory(Path(options.model)), texts(), options.out, options.min_count)
     print(f"kept {after:,} of {before:,} tokens; wrote {options.out}")
 
 

@@ -118,8 +118,8 @@ class SeqGPT:
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], *, decode: DecodeConfig | None = None) -> SeqGPT:
-        """Loads a run directory (its export/) or a Hugging Face directory. UserError where there is no model."""
-        model, vocabulary = hf.load_model(_model_directory(Path(path)))
+        """Loads a run directory (its export/), a Hugging Face directory or a hub id. UserError for anything else."""
+        model, vocabulary = hf.load_model(model_directory(Path(path)))
         return cls(model, vocabulary, decode=decode)
 
     # --- for anyone ---
@@ -322,8 +322,8 @@ class _Advance:
 # --- where a model lies ----------------------------------------------------------------------------------------------
 
 
-def _model_directory(path: Path) -> Path:
-    """Returns the Hugging Face directory that `path` is or holds."""
+def model_directory(path: Path) -> Path:
+    """Returns the Hugging Face directory that `path` is or holds, or where a hub id lies after its download."""
     for directory in (path / "export", path):
         if (directory / "config.json").is_file():
             return directory
@@ -331,8 +331,12 @@ def _model_directory(path: Path) -> Path:
         raise UserError(
             f"{path} holds checkpoints but no exported model (run `seqgpt export --run {path} --out {path / 'export'}`)"
         )
-    what = "there is no such directory" if not path.exists() else "it has neither export/ nor config.json"
-    raise UserError(f"{path} is not a model: {what} (give a run directory or a Hugging Face directory)")
+    if path.is_dir():
+        raise UserError(
+            f"{path} is not a model: it has neither export/ nor config.json "
+            "(give a run directory or a Hugging Face directory)"
+        )
+    return hf.local_directory(path)
 
 
 # --- what a user gives -----------------------------------------------------------------------------------------------

@@ -2,12 +2,14 @@
 
     load_model, import_model   any BLOOM, BLOOMZ or SeqGPT: a directory or a hub id, safetensors or pytorch_model.bin
     export_model               a directory that transformers loads
+    export_adapter             a LoRA alone, which peft loads
 
 Rooms: directories.py (whole directories), files.py (tensors in files), tables.py (which tensor goes where; one module
-an architecture, listed in architectures.py), fields.py (config.json), card.py (README.md). Neither torch nor
-transformers is imported, but for torch where a .bin file is read.
+an architecture, listed in architectures.py), fields.py (config.json), card.py (README.md), adapter.py (LoRA).
+Neither torch nor transformers is imported, but for torch where a .bin file is read.
 """
 
+from seqgpt_jax.hf.adapter import export_adapter
 from seqgpt_jax.hf.card import ModelCard
 from seqgpt_jax.hf.directories import (
     export_model,
@@ -28,6 +30,7 @@ __all__ = [
     "WEIGHTS",
     "WEIGHTS_INDEX",
     "ModelCard",
+    "export_adapter",
     "export_model",
     "import_model",
     "load_model",

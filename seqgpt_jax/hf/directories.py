@@ -180,7 +180,7 @@ def export_model(
     is replaced; UserError if out_dir is anything else that is not empty, and for a dtype that cannot hold the weights.
     """
     out_dir, config = Path(out_dir), model.config
-    _check_replaceable(out_dir)
+    check_replaceable(out_dir)
     if dtype not in EXPORT_DTYPES:
         raise UserError(f"weights cannot be written as {dtype!r} (choose {', '.join(EXPORT_DTYPES)})")
     if config.vocab_size < vocabulary.size:
@@ -208,7 +208,7 @@ def export_model(
         write_json(temporary / "generation_config.json", _generation_config(vocabulary))
         vocabulary.save(temporary)
         (temporary / "README.md").write_text(card, "utf-8")
-        _replace_directory(temporary, out_dir)
+        replace_directory(temporary, out_dir)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out_dir
@@ -225,7 +225,7 @@ def import_model(
 
     dtype: of the weights written; as they are stored if None. UserError as of load_model and export_model.
     """
-    _check_replaceable(Path(out_dir))
+    check_replaceable(Path(out_dir))
     directory = local_directory(source)
     if Path(out_dir).resolve() == directory.resolve():
         raise UserError(f"{out_dir} is the directory to read from (give another one to write to)")
@@ -265,14 +265,18 @@ def _stored_dtype(directory: Path) -> str:
     return "float32"
 
 
-def _check_replaceable(out_dir: Path) -> None:
+def check_replaceable(out_dir: Path, file: str | None = None) -> None:
+    """UserError unless out_dir is new, empty or an earlier export: it has `file`, or weights if None."""
     if out_dir.exists() and not out_dir.is_dir():
         raise UserError(f"{out_dir} is a file (give a directory to export to)")
-    if out_dir.is_dir() and any(out_dir.iterdir()) and not has_weights(out_dir, torch_too=False):
+    if not out_dir.is_dir() or not any(out_dir.iterdir()):
+        return
+    if not (has_weights(out_dir, torch_too=False) if file is None else (out_dir / file).is_file()):
         raise UserError(f"{out_dir} is not empty and holds no exported model (give a new or an empty directory)")
 
 
-def _replace_directory(new: Path, out_dir: Path) -> None:
+def replace_directory(new: Path, out_dir: Path) -> None:
+    """Puts the whole directory `new` in the place of out_dir."""
     if out_dir.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.old.", dir=out_dir.parent))
         out_dir.rename(old / out_dir.name)

@@ -37,6 +37,7 @@ class StageInfo:
     index: int
     steps: int
     model: DecoderConfig
+    pretrained: str | None = None  # the weights that the run started from
 
 
 def checkpoint_folder(run_dir: Path, stage: str) -> Path:

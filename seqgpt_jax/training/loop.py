@@ -158,7 +158,7 @@ class _Run:
 def _train_stage(run: _Run, index: int) -> Params | None:
     """Trains a stage to its end; its parameters, or None when it had ended before."""
     stage, settings = run.recipe.stages[index], run.recipe.checkpoint
-    info = StageInfo(stage.name, index, stage.steps, run.start.config)
+    info = StageInfo(stage.name, index, stage.steps, run.start.config, run.recipe.model.pretrained)
     with StageCheckpoints(run.run_dir, info, run.config_text, settings.keep) as checkpoints:
         if (checkpoints.latest_step() or 0) >= stage.steps:
             return None
