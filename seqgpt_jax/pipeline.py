@@ -61,9 +61,7 @@ def export_run_adapter(run_dir: Path, out_dir: Path) -> None:
     """Writes the LoRA of a run in PEFT's format; UserError if there is no run, or it trained no LoRA on a model."""
     base = _newest_stage(run_dir).pretrained
     if base is None:
-        raise UserError(
-            f"{run_dir} started from random weights: no base model to put a LoRA on (export it whole)"
-        )
+        raise UserError(f"{run_dir} started from random weights: no base model to put a LoRA on (export it whole)")
     model, _ = load_run(run_dir)
     hf.export_adapter(model, base, out_dir)
 

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.models.lora import LoraConfig
 from seqgpt_jax.recipe import CheckpointSettings, DataSettings, MeshSettings, Recipe, Stage
 from seqgpt_jax.training import loop
-from seqgpt_jax.training.checkpoints import checkpoint_folder
+from seqgpt_jax.training.checkpoints import checkpoint_folder, load_run
 from seqgpt_jax.training.journal import Journal, read_rows, summarise_stage
 from seqgpt_jax.training.loop import TrainResult, train
 from seqgpt_jax.training.partitioning import params_of
@@ -25,7 +26,7 @@ from seqgpt_jax.training.signals import Interrupted, SignalWatch
 from seqgpt_jax.training.start import StartingPoint
 from seqgpt_jax.training.step import StepMetrics
 from seqgpt_jax.vocabulary import train_tokenizer
-from tests.training.toy import CONFIG, TOY_ADAMW, TOY_MUON, ToySource, packed_batch
+from tests.training.toy import CONFIG, TOY_ADAMW, TOY_MUON, ToySource, host_params, packed_batch
 
 
 class Killed(BaseException):
@@ -220,3 +221,21 @@ def test_a_loss_that_stays_no_number_ends_the_run(tmp_path: Path) -> None:
 def test_a_signal_between_steps_stops_at_once() -> None:
     with pytest.raises(Interrupted, match="SIGINT before a step"), SignalWatch():
         signal.raise_signal(signal.SIGINT)
+
+
+def test_a_lora_is_trained_on_weights_that_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapted = dataclasses.replace(CONFIG, lora=LoraConfig(rank=2))
+    start = StartingPoint(train_tokenizer(["some text"], 300), adapted, host_params)
+    monkeypatch.setattr(loop, "prepare_start", lambda recipe, run_dir: start)
+    result = run(toy_recipe(tmp_path), tmp_path / "run")
+    start.vocabulary.save(tmp_path / "run" / "tokenizer")
+    model, _ = load_run(tmp_path / "run")
+    assert model.config == adapted
+    saved, trained, base = (jax.device_get(tree) for tree in (params_of(model), params_of(result.model), host_params()))
+    jax.tree.map(np.testing.assert_array_equal, saved, trained)
+    loras = {name: matrix.pop("lora_b") for name, matrix in saved["blocks"].items() if "lora_b" in matrix}
+    assert set(loras) == {"query", "key_value"}
+    assert all(np.abs(values).max() > 0 for values in loras.values())  # they begin as zeros
+    for name in loras:
+        saved["blocks"][name].pop("lora_a")
+    jax.tree.map(np.testing.assert_array_equal, saved, base)
