@@ -1,7 +1,8 @@
 """Greedy decoding with a KV cache: many prompts in, the tokens of their answers out.
 
 Prompts are sorted by length and padded on the left to one of few lengths, so that a handful of compiled programs
-serves any input and the last token of every prompt lies in the same column. One program runs the prompts and then
+serves any input and the last token of every prompt lies in the same column. Long prompts go in smaller batches, so that
+memory has a bound: the scores of attention grow with the square of the length. One program runs the prompts and then
 decodes until every row is done; nothing returns to Python between tokens.
 
 Shapes: B batch, T prompt tokens, A answer tokens.
@@ -43,22 +44,35 @@ def generate(
     graph, params = nnx.split(model)
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), limits[i]))
     answers: list[list[int]] = [[] for _ in prompts]
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
+    num_done = 0
+    while num_done < len(order):
+        indices = _next_batch(order[num_done : num_done + batch_size], prompts)
+        num_done += len(indices)
         rows = _left_padded([prompts[i] for i in indices], [limits[i] for i in indices], pad_id)
         num_new = _bucket(max(limits[i] for i in indices))
         tokens_BA = np.asarray(_decode(graph, params, rows, num_new, eos_id, pad_id))
         for i, tokens_A in zip(indices, tokens_BA, strict=False):  # the batch may hold rows of padding at its end
             answers[i] = _up_to_eos(tokens_A[: limits[i]].tolist(), eos_id)
         if progress is not None:
-            progress(start + len(indices), len(order))
+            progress(num_done, len(order))
     return answers
+
+
+MAX_BATCH_TOKENS = 2**14  # of the padded prompts of a batch
 
 
 class _Rows(NamedTuple):
     tokens_BT: np.ndarray
     lengths_B: np.ndarray  # 0 for a row that fills the batch
     limits_B: np.ndarray
+
+
+def _next_batch(indices: list[int], prompts: Sequence[Sequence[int]]) -> list[int]:
+    """As many of the first prompts, which are sorted by length, as the memory bound lets through: at least one."""
+    num_rows = len(indices)
+    while num_rows > 1 and _power_of_two(num_rows) * _bucket(len(prompts[indices[num_rows - 1]])) > MAX_BATCH_TOKENS:
+        num_rows = _power_of_two(num_rows) // 2
+    return indices[:num_rows]
 
 
 def _left_padded(prompts: Sequence[Sequence[int]], limits: Sequence[int], pad_id: int) -> _Rows:

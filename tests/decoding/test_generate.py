@@ -66,6 +66,25 @@ def test_limits_one_each_and_any_batch_size(model: Bloom, layer_loop: str) -> No
     assert generate(model, [], max_new_tokens=5, eos_id=EOS) == []
 
 
+def test_long_prompts_go_in_smaller_batches(model: Bloom, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [[5] * 10, [6] * 20, *([7, 8] * 45 for _ in range(5))]  # padded to 32, 32 and 96
+    whole = generate(model, prompts, max_new_tokens=4, eos_id=EOS, pad_id=PAD)
+    shapes = []
+
+    def watched(graph, params, rows, *rest):
+        shapes.append(rows.tokens_BT.shape)
+        return _decode(graph, params, rows, *rest)
+
+    monkeypatch.setattr("seqgpt_jax.decoding.generate._decode", watched)
+    monkeypatch.setattr("seqgpt_jax.decoding.generate.MAX_BATCH_TOKENS", 200)
+    assert generate(model, prompts, max_new_tokens=4, eos_id=EOS, pad_id=PAD) == whole
+    assert shapes == [(2, 32), (2, 96), (2, 96), (1, 96)]
+    shapes.clear()
+    monkeypatch.setattr("seqgpt_jax.decoding.generate.MAX_BATCH_TOKENS", 8)  # less than any prompt: one at a time
+    assert generate(model, prompts, max_new_tokens=4, eos_id=EOS, pad_id=PAD) == whole
+    assert len(shapes) == 7
+
+
 def test_few_programs_serve_any_length(model: Bloom) -> None:
     _decode.clear_cache()
     for seed in range(3):
