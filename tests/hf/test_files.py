@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from seqgpt_jax import hf
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.hf import tables
 from tests.hf.checkpoints import random_twin, state_of, vocabulary_without_gen
 
 
@@ -57,7 +58,10 @@ def write_torch_files(directory: Path, state: dict[str, torch.Tensor], num_files
 
 
 @pytest.mark.parametrize("form", ["safetensors", "shards", "bin", "bin_shards", "old_bin"])
-def test_forms_of_files(form: str, twin: transformers.PreTrainedModel, saved: Path, tmp_path: Path) -> None:
+def test_forms_of_files(
+    form: str, twin: transformers.PreTrainedModel, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_BLOCK_BYTES", 1000)  # a few rows, so that tensors are read in many pieces
     if form == "shards":
         twin.save_pretrained(tmp_path / "shards", max_shard_size="40KB")
         saved = tmp_path / "shards"
