@@ -145,7 +145,7 @@ def test_import_of_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("size", ["5", "5PB", "0GB", "GB", "-1GB"])
+@pytest.mark.parametrize("size", ["5", "5PB", "0GB", "GB", "1.5GB"])
 def test_sizes_that_are_none(size: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["import", "--from", "a", "--out", str(tmp_path / "out"), "--max_shard_size", size])

@@ -147,7 +147,7 @@ def _read_rope(fields: ConfigFields) -> tuple[float, Llama3Rope | None]:
         return rope_fields.number(f"{name}.{key}", 1.0)
 
     theta = number("rope_theta") if "rope_theta" in rope else fields.number("rope_theta", 10_000.0)
-    kind: Any = rope.get("rope_type", rope.get("type", "default"))
+    kind: Any = rope.get("rope_type") or rope.get("type") or "default"
     if fields.get("partial_rotary_factor", rope.get("partial_rotary_factor") or 1.0) != 1.0:
         fields.fail("partial_rotary_factor", "is not supported (only whole heads can be rotated)")
     if kind == "default":

@@ -147,16 +147,24 @@ def scatter_tensors(
     for entry in table:
         for path in entry.paths:
             if path not in host:
-                host[path] = np.empty(shapes[path], DTYPES[dtype])
+                host[path] = _aligned_empty(shapes[path], DTYPES[dtype])
         for layer, name in entry.names(num_layers):
             entry.fill([host[path] if layer is None else host[path][layer] for path in entry.paths], tensors[name])
         for path in entry.paths:
             tensors_left[path] -= 1
             if not tensors_left[path]:
                 finish(path, host[path])
-                done[path] = jax.device_put(host.pop(path))  # without a copy on CPU
+                done[path] = jax.device_put(host.pop(path))
     assert done.keys() == shapes.keys(), shapes.keys() - done.keys()
     return done
+
+
+def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Memory that starts at a multiple of 64 bytes: a CPU device takes such an array as it is and copies any other."""
+    num_bytes = math.prod(shape) * dtype.itemsize
+    memory = np.empty(num_bytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + num_bytes].view(dtype).reshape(shape)
 
 
 def param_shapes(params: nnx.State) -> dict[ParamPath, tuple[int, ...]]:

@@ -22,6 +22,7 @@ from seqgpt_jax.decoding.generate import generate
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.hf import directories
 from seqgpt_jax.models.bloom import Bloom
+from seqgpt_jax.models.lora import LoraConfig
 from seqgpt_jax.vocabulary import Vocabulary, train_tokenizer
 from tests.models.tiny import SIX_HEADS, random_model, whole_rows
 
@@ -97,6 +98,20 @@ def test_reads_what_transformers_saved_and_released_names(model: Bloom, exported
         loaded = hf.read_model(directory, config)
         for left, right in zip(jax.tree.leaves(nnx.state(model)), jax.tree.leaves(nnx.state(loaded)), strict=True):
             np.testing.assert_array_equal(left, right)
+
+
+def test_a_lora_is_merged(model: Bloom, vocabulary: Vocabulary, tmp_path: Path) -> None:
+    lora = LoraConfig(rank=2, targets=("query", "down"))
+    with_lora = random_model(dataclasses.replace(model.config, lora=lora), spread=0.1)
+    out = hf.export_model(with_lora, vocabulary, tmp_path / "out")
+    tokens_BT = np.random.default_rng(0).integers(0, model.config.vocab_size, (1, 9))
+    with torch.no_grad():
+        expected = transformers.AutoModelForCausalLM.from_pretrained(out)(torch.tensor(tokens_BT)).logits.numpy()
+    logits = with_lora.head(with_lora(*whole_rows(tokens_BT))[0])
+    np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=0)
+    assert (
+        f"{sum(x.size for x in load_file(out / hf.WEIGHTS).values()):,} parameters" in (out / "README.md").read_text()
+    )
 
 
 def test_model_card(exported: Path) -> None:
