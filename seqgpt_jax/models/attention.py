@@ -3,7 +3,7 @@
 Which key a query may see is kept as structure (`TokenLayout`) and becomes a mask as late as possible. A backend
 honours segment ids or raises; none falls back to plain causal attention.
 
-Shapes: B batch, T query tokens, K key slots, N heads, H head dim.
+Shapes: B batch, T query tokens, K key slots, N query heads, G key-value heads (G divides N), H head dim.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.models import flash
 
 # Finite, so that a row that sees nothing (a padding query) stays a number: its softmax is uniform and never read.
 _MASKED = -1e30
+_KERNEL_LENGTH = 512  # tokens of a row from which `auto` takes a kernel
 
 
 class TokenLayout(NamedTuple):
@@ -39,6 +41,10 @@ class TokenLayout(NamedTuple):
         same_BTK = self.query_segments_BT[:, :, None] == self.key_segments_BK[:, None, :]
         return (slots_11K <= self.query_slots_BT[:, :, None]) & same_BTK & (self.key_segments_BK != 0)[:, None, :]
 
+    def whole_rows(self) -> bool:
+        """Whether the queries are all the keys, in order: known while tracing, because both are one array then."""
+        return self.query_segments_BT is self.key_segments_BK
+
 
 def alibi_slopes(num_heads: int) -> np.ndarray:
     """ALiBi slopes as float32 [N] (Press et al. 2022), with BLOOM's rule for head counts that are no power of two.
@@ -53,35 +59,59 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
 
 def attend(
     query_BTNH: jax.Array,
-    key_BKNH: jax.Array,
-    value_BKNH: jax.Array,
+    key_BKGH: jax.Array,
+    value_BKGH: jax.Array,
     layout: TokenLayout,
-    slopes_N: np.ndarray,
+    slopes_N: np.ndarray | None,
     backend: str = "auto",
 ) -> jax.Array:
     """Attention output BTNH in the dtype of the query; scores and softmax are float32.
 
-    The ALiBi bias is slope * key position. The paper's slope * (key - query) differs from it by a constant per
-    query, which softmax cancels; so it is relative all the same, and the query's position is not needed.
+    Query head n reads key-value head n // (N // G). The ALiBi bias is slope * key position, none where slopes_N is
+    None. The paper's slope * (key - query) differs from it by a constant per query, which softmax cancels; so it is
+    relative all the same, and the query's position is not needed.
 
-    Raises UserError for an unknown backend.
+    Backends: `reference` is the formula; `xla` is what is fastest of plain JAX; `splash` (TPU), `flash` and `cudnn`
+    (GPU) are kernels for whole rows (models/flash.py). `auto` takes a kernel where the device and the call allow it,
+    else `xla`.
+
+    Raises UserError for an unknown backend, or for one that cannot do this call: a kernel with a cache, with a
+    choice of queries, or on another device.
     """
     if backend == "auto":
-        backend = "reference"
+        backend = _fastest(query_BTNH, layout, slopes_N)
     if backend not in BACKENDS:
         raise UserError(f"attention backend '{backend}' is unknown (choose auto, {', '.join(sorted(BACKENDS))})")
-    return BACKENDS[backend](query_BTNH, key_BKNH, value_BKNH, layout, slopes_N)
+    return BACKENDS[backend](query_BTNH, key_BKGH, value_BKGH, layout, slopes_N)
 
 
-def _bias(layout: TokenLayout, slopes_N: np.ndarray) -> jax.Array:
+def _fastest(query_BTNH: jax.Array, layout: TokenLayout, slopes_N: np.ndarray | None) -> str:
+    # XLA cannot partition a kernel, and without a mesh context there is no telling how the arrays lie.
+    placed = jax.device_count() == 1 or not jax.sharding.get_abstract_mesh().empty
+    if not placed or not layout.whole_rows() or query_BTNH.shape[1] < _KERNEL_LENGTH:
+        return "xla"
+    if flash.platform() == "tpu":
+        return "splash"
+    if flash.platform() == "gpu" and flash.cudnn_refuses(query_BTNH, slopes_N) is None:
+        return "cudnn"
+    return "xla"
+
+
+def _bias(layout: TokenLayout, slopes_N: np.ndarray | None) -> jax.Array:
+    """float32 [B, N or 1, T, K]: ALiBi where the query sees the key, _MASKED elsewhere."""
+    visible_B1TK = layout.visible()[:, None]
+    if slopes_N is None:
+        return jnp.where(visible_B1TK, 0.0, _MASKED)
     positions_BK = layout.key_positions_BK.astype(jnp.float32)
     alibi_BNTK = jnp.asarray(slopes_N)[None, :, None, None] * positions_BK[:, None, None, :]
-    return jnp.where(layout.visible()[:, None], alibi_BNTK, _MASKED)
+    return jnp.where(visible_B1TK, alibi_BNTK, _MASKED)
 
 
 def _reference(
-    query_BTNH: jax.Array, key_BKNH: jax.Array, value_BKNH: jax.Array, layout: TokenLayout, slopes_N: np.ndarray
+    query_BTNH: jax.Array, key_BKGH: jax.Array, value_BKGH: jax.Array, layout: TokenLayout, slopes_N: np.ndarray | None
 ) -> jax.Array:
+    groups = query_BTNH.shape[2] // key_BKGH.shape[2]
+    key_BKNH, value_BKNH = (jnp.repeat(array, groups, axis=2) for array in (key_BKGH, value_BKGH))
     scale = query_BTNH.shape[-1] ** -0.5
     scores_BNTK = jnp.einsum("BTNH,BKNH->BNTK", query_BTNH, key_BKNH, preferred_element_type=jnp.float32)
     scores_BNTK = scores_BNTK * scale + _bias(layout, slopes_N)
@@ -90,10 +120,34 @@ def _reference(
 
 
 def _xla(
-    query_BTNH: jax.Array, key_BKNH: jax.Array, value_BKNH: jax.Array, layout: TokenLayout, slopes_N: np.ndarray
+    query_BTNH: jax.Array, key_BKGH: jax.Array, value_BKGH: jax.Array, layout: TokenLayout, slopes_N: np.ndarray | None
 ) -> jax.Array:
-    bias_BNTK = _bias(layout, slopes_N)
-    return jax.nn.dot_product_attention(query_BTNH, key_BKNH, value_BKNH, bias=bias_BNTK, implementation="xla")
+    bias = _bias(layout, slopes_N)
+    return jax.nn.dot_product_attention(query_BTNH, key_BKGH, value_BKGH, bias=bias, implementation="xla")
 
 
-BACKENDS: dict[str, Callable[..., jax.Array]] = {"reference": _reference, "xla": _xla}
+def _kernel(name: str) -> Callable[..., jax.Array]:
+    def run(
+        query_BTNH: jax.Array,
+        key_BKGH: jax.Array,
+        value_BKGH: jax.Array,
+        layout: TokenLayout,
+        slopes_N: np.ndarray | None,
+    ) -> jax.Array:
+        if not layout.whole_rows():
+            raise UserError(
+                f"attention backend '{name}' takes whole rows alone, not a cached step or some queries of a row "
+                "(choose auto, which takes xla for those)"
+            )
+        kernel = getattr(flash, name)
+        return kernel(query_BTNH, key_BKGH, value_BKGH, layout.key_segments_BK, layout.key_positions_BK, slopes_N)
+
+    return run
+
+
+KERNELS = ("splash", "flash", "cudnn")
+BACKENDS: dict[str, Callable[..., jax.Array]] = {
+    "reference": _reference,
+    "xla": _xla,
+    **{name: _kernel(name) for name in KERNELS},
+}
