@@ -19,15 +19,14 @@ import numpy as np
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models import flash
 
-# Finite, so that a row that sees nothing (a padding query) stays a number: its softmax is uniform and never read.
-_MASKED = -1e30
+_MASKED = -1e30  # finite: minus infinity would make a NaN of a query that sees nothing
 _KERNEL_LENGTH = 512  # tokens of a row from which `auto` takes a kernel
 
 
 class TokenLayout(NamedTuple):
-    """What decides which keys a query sees: same segment, not padding, and a slot that is not later than its own.
+    """What decides which keys a query sees: same segment, and a slot that is not later than its own.
 
-    Order is by slot, not by position, so a trie of labels can give several tokens the same position.
+    So padding sees padding, and every query sees something: itself. Order is by slot, not by position, so a trie of labels can give several tokens the same position.
     """
 
     query_segments_BT: jax.Array  # 0 is padding
@@ -39,7 +38,7 @@ class TokenLayout(NamedTuple):
         """bool BTK: whether the query sees the key."""
         slots_11K = jnp.arange(self.key_segments_BK.shape[1], dtype=jnp.int32)[None, None, :]
         same_BTK = self.query_segments_BT[:, :, None] == self.key_segments_BK[:, None, :]
-        return (slots_11K <= self.query_slots_BT[:, :, None]) & same_BTK & (self.key_segments_BK != 0)[:, None, :]
+        return (slots_11K <= self.query_slots_BT[:, :, None]) & same_BTK
 
     def whole_rows(self) -> bool:
         """Whether the queries are all the keys, in order: known while tracing, because both are one array then."""

@@ -107,11 +107,13 @@ def answer_loss(
 def chunk_size(num_rows: int, num_words: int, mib: int) -> int:
     """Words of a part that are scored at once: all of them, or a multiple of 128 whose float32 logits fit in half of it.
 
-    (Half, because the gradient of a chunk's logits lies beside them.)
+    Half, because the gradient of a chunk's logits lies beside them. A divisor of the part is taken where one is more
+    than half of what fits, so that all chunks are equal.
     """
     if 4 * num_rows * num_words <= mib * 2**20:
         return num_words
-    return min(num_words, max(128, mib * 2**20 // (8 * num_rows) // 128 * 128))
+    most = min(num_words, max(128, mib * 2**20 // (8 * num_rows) // 128 * 128))
+    return next((size for size in range(most, most // 2, -128) if num_words % size == 0), most)
 
 
 def token_scores(
@@ -206,13 +208,15 @@ _chunked_scores.defvjp(_chunked_forward, _chunked_backward)
 
 
 def _over_chunks(add: Any, num_words: int, chunk: int, carry: Any) -> Any:
-    """add(start, size, carry) over the chunks of a part in order; the last one may be smaller."""
-    whole = num_words // chunk
-    if whole == 1:
-        carry = add(0, chunk, carry)
-    else:
-        carry = jax.lax.fori_loop(0, whole, lambda index, carry: add(index * chunk, chunk, carry), carry)
-    return add(whole * chunk, num_words % chunk, carry) if num_words % chunk else carry
+    """add(start, size, carry) over the chunks of a part in order; the first one may be smaller.
+
+    (A smaller last one, outside of the loop, would make XLA copy what the loop wrote.)
+    """
+    num_chunks, rest = divmod(num_words, chunk)
+    carry = add(0, rest, carry) if rest else carry
+    if num_chunks == 1:
+        return add(rest, chunk, carry)
+    return jax.lax.fori_loop(0, num_chunks, lambda index, carry: add(rest + index * chunk, chunk, carry), carry)
 
 
 def _logits(hidden_BSD: jax.Array, table_PVD: jax.Array, start: Any, size: int) -> jax.Array:

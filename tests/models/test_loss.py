@@ -209,8 +209,9 @@ def test_a_model_gives_the_same_in_chunks() -> None:
 
 def test_chunk_sizes() -> None:
     assert chunk_size(2048, 32_000, 256) == 32_000  # 250 MiB
-    assert chunk_size(2048, 250_880, 256) == 16_384  # 128 MiB
-    assert chunk_size(8192, 250_880, 256) == 4096
+    assert chunk_size(2048, 250_880, 256) == 12_544  # 98 MiB, a twentieth of the words
+    assert chunk_size(2048, 251_000, 256) == 16_384  # no such divisor
+    assert chunk_size(8192, 250_880, 256) == 3584
     assert chunk_size(10**7, 250_880, 256) == 128  # never less
     assert chunk_size(10**7, 100, 256) == 100
 
