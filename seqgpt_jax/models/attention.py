@@ -21,12 +21,14 @@ from seqgpt_jax.models import flash
 
 _MASKED = -1e30  # finite: minus infinity would make a NaN of a query that sees nothing
 _KERNEL_LENGTH = 512  # tokens of a row from which `auto` takes a kernel
+_QUERY_BLOCK, _MAX_BLOCKS = 64, 8  # tokens; a long row has larger blocks, or compiling would take long
 
 
 class TokenLayout(NamedTuple):
     """What decides which keys a query sees: same segment, and a slot that is not later than its own.
 
-    So padding sees padding, and every query sees something: itself. Order is by slot, not by position, so a trie of labels can give several tokens the same position.
+    So padding sees padding, and every query sees something: itself. Order is by slot, not by position, so a trie of
+    labels can give several tokens the same position.
     """
 
     query_segments_BT: jax.Array  # 0 is padding
@@ -70,9 +72,9 @@ def attend(
     None. The paper's slope * (key - query) differs from it by a constant per query, which softmax cancels; so it is
     relative all the same, and the query's position is not needed.
 
-    Backends: `reference` is the formula; `xla` is what is fastest of plain JAX; `splash` (TPU), `flash` and `cudnn`
-    (GPU) are kernels for whole rows (models/flash.py). `auto` takes a kernel where the device and the call allow it,
-    else `xla`.
+    Backends: `reference` is the formula; `blocks` is the same for CPUs; `xla` is jax.nn.dot_product_attention;
+    `splash` (TPU), `flash` and `cudnn` (GPU) are kernels for whole rows (models/flash.py). `auto` is `blocks` on a
+    CPU, a kernel on long rows where the device has one that can do the call, else `xla`.
 
     Raises UserError for an unknown backend, or for one that cannot do this call: a kernel with a cache, with a
     choice of queries, or on another device.
@@ -85,6 +87,8 @@ def attend(
 
 
 def _fastest(query_BTNH: jax.Array, layout: TokenLayout, slopes_N: np.ndarray | None) -> str:
+    if flash.platform() == "cpu":
+        return "blocks"
     # XLA cannot partition a kernel, and without a mesh context there is no telling how the arrays lie.
     placed = jax.device_count() == 1 or not jax.sharding.get_abstract_mesh().empty
     if not placed or not layout.whole_rows() or query_BTNH.shape[1] < _KERNEL_LENGTH:
@@ -118,6 +122,46 @@ def _reference(
     return jnp.einsum("BNTK,BKNH->BTNH", probs_BNTK, value_BKNH)
 
 
+def _blocks(
+    query_BTNH: jax.Array, key_BKGH: jax.Array, value_BKGH: jax.Array, layout: TokenLayout, slopes_N: np.ndarray | None
+) -> jax.Array:
+    """Heads before tokens, a block of queries at a time with the keys up to its end alone, divided by the sum last.
+
+    MEASURED
+    M is the query heads of a key-value head.
+    """
+    (num_rows, length, num_heads, head_dim), num_kv_heads = query_BTNH.shape, key_BKGH.shape[2]
+    grouped = (num_rows, num_kv_heads, num_heads // num_kv_heads, length, head_dim)
+    query_BGMTH = query_BTNH.swapaxes(1, 2).reshape(grouped)
+    key_BGKH, value_BGKH = key_BKGH.swapaxes(1, 2), value_BKGH.swapaxes(1, 2)
+    visible_B11TK = layout.visible()[:, None, None]
+    alibi_BGM1K: jax.Array | None = None
+    if slopes_N is not None:
+        slopes_1GM11 = jnp.asarray(slopes_N).reshape(1, num_kv_heads, -1, 1, 1)
+        alibi_BGM1K = slopes_1GM11 * layout.key_positions_BK.astype(jnp.float32)[:, None, None, None, :]
+    size = max(_QUERY_BLOCK, math.ceil(length / _MAX_BLOCKS)) if layout.whole_rows() else length
+    attended = []
+    for start in range(0, length, size):
+        queries = slice(start, start + size)
+        keys = slice(start + size) if layout.whole_rows() else slice(None)
+        scores_BGMTK = head_dim**-0.5 * jnp.einsum(
+            "BGMTH,BGKH->BGMTK", query_BGMTH[..., queries, :], key_BGKH[:, :, keys], preferred_element_type=jnp.float32
+        )
+        if alibi_BGM1K is not None:
+            scores_BGMTK = scores_BGMTK + alibi_BGM1K[..., keys]
+        scores_BGMTK = jnp.where(visible_B11TK[..., queries, keys], scores_BGMTK, _MASKED)
+        weights_BGMTK = jnp.exp(scores_BGMTK - jax.lax.stop_gradient(scores_BGMTK.max(-1, keepdims=True)))
+        sums_BGMTH = jnp.einsum(
+            "BGMTK,BGKH->BGMTH",
+            weights_BGMTK.astype(value_BKGH.dtype),
+            value_BGKH[:, :, keys],
+            preferred_element_type=jnp.float32,
+        )
+        attended.append((sums_BGMTH / weights_BGMTK.sum(-1, keepdims=True)).astype(query_BTNH.dtype))
+    whole_BGMTH = jnp.concatenate(attended, axis=3) if len(attended) > 1 else attended[0]
+    return whole_BGMTH.reshape(num_rows, num_heads, length, head_dim).swapaxes(1, 2)
+
+
 def _xla(
     query_BTNH: jax.Array, key_BKGH: jax.Array, value_BKGH: jax.Array, layout: TokenLayout, slopes_N: np.ndarray | None
 ) -> jax.Array:
@@ -147,6 +191,7 @@ def _kernel(name: str) -> Callable[..., jax.Array]:
 KERNELS = ("splash", "flash", "cudnn")
 BACKENDS: dict[str, Callable[..., jax.Array]] = {
     "reference": _reference,
+    "blocks": _blocks,
     "xla": _xla,
     **{name: _kernel(name) for name in KERNELS},
 }

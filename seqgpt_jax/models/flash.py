@@ -1,4 +1,4 @@
-"""Attention kernels of TPU and GPU for whole rows: splash (TPU), flash (GPU, Pallas) and cuDNN, with segment ids and ALiBi.
+"""Attention kernels for whole rows, with segment ids and ALiBi: splash (TPU), flash (GPU, Pallas) and cuDNN.
 
 None of them takes a bias that it does not keep as a [T, T] array, so ALiBi goes into the head dimension: extra
 entries of query and key whose product is slope * position (`fold_alibi`). A row is causal by slot and cut by segment;
@@ -12,8 +12,10 @@ Shapes: B rows, T tokens, N query heads, G key-value heads, H head dim, E extra 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +92,8 @@ def flash(
 
     def kernel(query_BTNH: jax.Array, key_BTGH: jax.Array, value_BTGH: jax.Array, segments_BT: jax.Array) -> jax.Array:
         key_BTNH, value_BTNH = (jnp.repeat(array, num_groups, axis=2) for array in (key_BTGH, value_BTGH))
-        return mha(query_BTNH, key_BTNH, value_BTNH, segments_BT, scale, causal=True, interpret=INTERPRET)
+        run: Any = functools.partial(mha, sm_scale=scale, causal=True, interpret=INTERPRET)
+        return run(query_BTNH, key_BTNH, value_BTNH, segments_BT)
 
     arrays = (_pad(_pad(array, 1, padded), 3, wide) for array in (query_BTNH, key_BTGH, value_BTGH))
     attended = _over_mesh(kernel, key_BTGH.shape[2])(*arrays, _pad(segments_BT, 1, padded))
@@ -111,18 +114,17 @@ def cudnn(
     float32, an odd row length, or a head dimension above 128 (256 from Hopper on), ALiBi's entries included.
     """
     _check_platform("cudnn", "gpu")
-    length, head_dim = query_BTNH.shape[1], query_BTNH.shape[-1]
+    head_dim = query_BTNH.shape[-1]
     if problem := cudnn_refuses(query_BTNH, slopes_N):
         raise UserError(f"attention backend 'cudnn' {problem} (choose flash or xla)")
     scale = head_dim**-0.5
     query_BTNH, key_BTGH = fold_alibi(query_BTNH, key_BTGH, positions_BT, slopes_N, scale)
     wide = 8 * math.ceil(query_BTNH.shape[-1] / 8)
-    arrays = (_pad(array, 3, wide) for array in (query_BTNH, key_BTGH, value_BTGH))
+    query, key, value = (_pad(array, 3, wide) for array in (query_BTNH, key_BTGH, value_BTGH))
     same_B1TT = (segments_BT[:, :, None] == segments_BT[:, None, :])[:, None]
     attended = jax.nn.dot_product_attention(
-        *arrays, mask=same_B1TT, scale=scale, is_causal=True, implementation="cudnn"
+        query, key, value, mask=same_B1TT, scale=scale, is_causal=True, implementation="cudnn"
     )
-    assert attended.shape[1] == length
     return attended[..., :head_dim]
 
 

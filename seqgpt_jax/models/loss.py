@@ -41,6 +41,7 @@ class LossConfig(Checked):
             raise UserError(f"loss.z_loss is {self.z_loss} (it must be at least 0)")
 
 
+DEFAULT_LOSS = LossConfig()
 _NO_WORD = jnp.iinfo(jnp.int32).max
 
 
@@ -105,7 +106,7 @@ def answer_loss(
 
 
 def chunk_size(num_rows: int, num_words: int, mib: int) -> int:
-    """Words of a part that are scored at once: all of them, or a multiple of 128 whose float32 logits fit in half of it.
+    """Words of a part to score at once: all of them, or a multiple of 128 whose float32 logits fit in half of `mib`.
 
     Half, because the gradient of a chunk's logits lies beside them. A divisor of the part is taken where one is more
     than half of what fits, so that all chunks are equal.
@@ -178,7 +179,7 @@ def _chunked_forward(hidden_BSD: jax.Array, table_PVD: jax.Array, targets_BS: ja
 
 
 def _chunked_backward(chunk: int, kept: Any, slopes: TokenScores) -> Any:
-    """The gradient of a logit is slope of log Z * its probability, plus the slope of the target's logit at the target."""
+    """A logit's gradient: its probability times the slope of log Z; at the target, that of its logit is added."""
     hidden_BSD, table_PVD, targets_BS, log_z_BS = kept
     per_token = (targets_BS, log_z_BS, slopes.log_z_BS, slopes.target_logits_BS)
     targets_1BS1, log_z_1BS1, log_z_slope_1BS1, target_slope_1BS1 = (array[None, ..., None] for array in per_token)

@@ -12,17 +12,17 @@ import torch
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.models import flash
+from seqgpt_jax.models import attention, flash
 from seqgpt_jax.models.attention import BACKENDS, KERNELS, TokenLayout, alibi_slopes, attend
 from seqgpt_jax.training.partitioning import make_mesh
 
 HERE = [name for name in sorted(BACKENDS) if name != "cudnn"]  # cuDNN cannot be interpreted
-GROUPED = pytest.mark.parametrize(("heads", "kv_heads"), [(3, 3), (4, 2), (4, 1)])
 
 
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flash, "INTERPRET", True)
+    monkeypatch.setattr(attention, "_QUERY_BLOCK", 4)
 
 
 @pytest.mark.parametrize("num_heads", [1, 2, 3, 4, 6, 8, 12, 14, 16, 32, 112])
@@ -58,26 +58,24 @@ def _written_out(arrays: list[np.ndarray], layout: TokenLayout, slopes: np.ndarr
 
 
 @pytest.mark.parametrize("backend", HERE)
-@pytest.mark.parametrize("alibi", [True, False], ids=["alibi", "plain"])
-@GROUPED
-def test_attention_equals_the_paper_written_out(backend: str, alibi: bool, heads: int, kv_heads: int) -> None:
+@pytest.mark.parametrize(("heads", "kv_heads", "alibi"), [(3, 3, True), (4, 2, True), (4, 1, False)])
+def test_attention_equals_the_paper_written_out(backend: str, heads: int, kv_heads: int, alibi: bool) -> None:
     arrays, layout = _packed(heads, kv_heads)
     slopes = alibi_slopes(heads) if alibi else None
-    found = np.asarray(attend(*arrays, layout, slopes, backend))
+    found = np.asarray(jax.jit(lambda *arrays: attend(*arrays, layout, slopes, backend))(*arrays))
     real = layout.key_segments_BK != 0
     np.testing.assert_allclose(found[real], _written_out(arrays, layout, slopes)[real], atol=2e-6)
     assert np.isfinite(found).all()  # the padding too
 
 
 @pytest.mark.parametrize("backend", [name for name in HERE if name != "reference"])
-@GROUPED
-def test_gradients_equal_those_of_the_formula(backend: str, heads: int, kv_heads: int) -> None:
-    arrays, layout = _packed(heads, kv_heads)
+def test_gradients_equal_those_of_the_formula(backend: str) -> None:
+    arrays, layout = _packed(4, 2)
     real_BT11 = (layout.key_segments_BK != 0)[..., None, None]
 
     def gradients(backend: str) -> list[jax.Array]:
         def total(*arrays: jax.Array) -> jax.Array:
-            attended = attend(*arrays, layout, alibi_slopes(heads), backend)
+            attended = attend(*arrays, layout, alibi_slopes(4), backend)
             return jnp.sum(jnp.where(real_BT11, jnp.sin(3 * attended), 0.0))
 
         return jax.jit(jax.grad(total, (0, 1, 2)))(*arrays)
@@ -113,9 +111,10 @@ def test_equal_positions_are_ordered_by_slot(backend: str) -> None:
     query, key, value = rng.standard_normal((3, 1, 4, 1, 4)).astype(np.float32)
     segments, positions = np.ones((1, 4), np.int32), np.asarray([[0, 1, 1, 2]], np.int32)
     layout = TokenLayout(segments, segments, positions, np.arange(4, dtype=np.int32)[None])
-    before = np.asarray(attend(query, key, value, layout, alibi_slopes(1), backend))
+    run = jax.jit(lambda value: attend(query, key, value, layout, alibi_slopes(1), backend))
+    before = np.asarray(run(value))
     value[0, 2] += 1
-    after = np.asarray(attend(query, key, value, layout, alibi_slopes(1), backend))
+    after = np.asarray(run(value))
     np.testing.assert_array_equal(before[0, :2], after[0, :2])
     assert (before[0, 2:] != after[0, 2:]).all()
 
@@ -124,7 +123,11 @@ def test_equal_positions_are_ordered_by_slot(backend: str) -> None:
 def test_folded_alibi_is_slope_times_position(num_heads: int, scale: float) -> None:
     """The extra products, added up in float64, for every position of a long row; also past 4,096, in bfloat16."""
     slopes = alibi_slopes(num_heads)
-    for dtype, length, tolerance in (("float32", 4096, 2.0**-22), ("bfloat16", 4096, 2.0**-16), ("bfloat16", 9000, 2.0**-16)):
+    for dtype, length, tolerance in (
+        ("float32", 4096, 2.0**-22),
+        ("bfloat16", 4096, 2.0**-16),
+        ("bfloat16", 9000, 2.0**-16),
+    ):
         nothing = jnp.zeros((1, length, num_heads, 0), dtype)
         query, key = flash.fold_alibi(nothing, nothing, jnp.arange(length)[None], slopes, scale)
         assert query.shape[-1] <= flash.num_extra_dims(query.dtype, length, slopes)
@@ -142,7 +145,7 @@ def test_slopes_that_are_powers_of_two_take_two_dims() -> None:
     np.testing.assert_array_equal(np.asarray(key[0, 299, 0], np.float32), [288, 11])
 
 
-@pytest.mark.parametrize("backend", ["splash", "flash"])
+@pytest.mark.parametrize("backend", ["blocks", "splash", "flash"])
 def test_bfloat16_kernels_are_as_close_as_the_formula(backend: str) -> None:
     arrays, layout = _packed(6, 6, length=150)
     exact = _written_out(arrays, layout, alibi_slopes(6))
@@ -150,7 +153,7 @@ def test_bfloat16_kernels_are_as_close_as_the_formula(backend: str) -> None:
     real = layout.key_segments_BK != 0
 
     def error(backend: str) -> float:
-        attended = attend(*halves, layout, alibi_slopes(6), backend)
+        attended = jax.jit(lambda *halves: attend(*halves, layout, alibi_slopes(6), backend))(*halves)
         assert attended.dtype == jnp.bfloat16
         return float(np.abs(np.asarray(attended, np.float64) - exact)[real].max())
 
@@ -178,6 +181,19 @@ def test_kernels_run_on_each_device_of_a_mesh(backend: str) -> None:
     assert "all-gather" not in run.lower(*arrays).compile().as_text()
 
 
+@pytest.mark.parametrize("backend", ["reference", "blocks", "xla"])
+def test_some_queries_of_a_row_equal_those_of_all(backend: str) -> None:
+    """What a cached step asks, each row for slots of its own."""
+    arrays, layout = _packed(4, 2)
+    slots = np.asarray([[9, 3, 5], [0, 10, 4]], np.int32)
+    some = layout._replace(query_segments_BT=np.take_along_axis(layout.key_segments_BK, slots, 1), query_slots_BT=slots)
+    queries = np.take_along_axis(arrays[0], slots[..., None, None], 1)
+    found = attend(queries, *arrays[1:], some, alibi_slopes(4), backend)
+    expected = np.take_along_axis(_written_out(arrays, layout, alibi_slopes(4)), slots[..., None, None], 1)
+    real = some.query_segments_BT != 0
+    np.testing.assert_allclose(np.asarray(found)[real], expected[real], atol=2e-6)
+
+
 def _fails(match: str, call: Callable[[], object]) -> None:
     with pytest.raises(UserError, match=match):
         call()
@@ -186,7 +202,7 @@ def _fails(match: str, call: Callable[[], object]) -> None:
 def test_user_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     arrays, layout = _packed(2, 2)
     slopes = alibi_slopes(2)
-    _fails("'fast' is unknown .*reference, splash, xla", lambda: attend(*arrays, layout, slopes, "fast"))
+    _fails("'fast' is unknown .*blocks, cudnn, flash, reference", lambda: attend(*arrays, layout, slopes, "fast"))
     cached = layout._replace(query_segments_BT=layout.query_segments_BT[:, -1:], query_slots_BT=np.full((2, 1), 10))
     for backend in KERNELS:
         _fails("whole rows alone", lambda: attend(arrays[0][:, -1:], *arrays[1:], cached, slopes, backend))  # noqa: B023
@@ -208,7 +224,7 @@ def test_user_errors(monkeypatch: pytest.MonkeyPatch) -> None:
         ("tpu", 128, "bfloat16", "xla"),
         ("gpu", 2048, "bfloat16", "cudnn"),
         ("gpu", 2048, "float32", "xla"),
-        ("cpu", 2048, "float32", "xla"),
+        ("cpu", 2048, "float32", "blocks"),
     ],
 )
 def test_auto_takes_what_the_device_has(
@@ -222,5 +238,6 @@ def test_auto_takes_what_the_device_has(
     with jax.sharding.use_abstract_mesh(make_mesh().abstract_mesh):
         assert attend(array, array, array, layout, alibi_slopes(2)) == "taken"
     cached = layout._replace(query_segments_BT=segments.copy())
-    monkeypatch.setitem(BACKENDS, "xla", lambda *_: "plain")
+    plain = "blocks" if platform == "cpu" else "xla"
+    monkeypatch.setitem(BACKENDS, plain, lambda *_: "plain")
     assert attend(array, array, array, cached, alibi_slopes(2)) == "plain"

@@ -1,4 +1,4 @@
-"""The gathered loss against optax over all logits, its gradient against torch, and its chunks against the plain form."""
+"""The gathered loss against optax over all logits, its gradient against torch, its chunks against the plain form."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import pytest
 import torch
 from flax import nnx
 
-from seqgpt_jax.models.bloom import Bloom
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.hf import bloom_to_hf
+from seqgpt_jax.models.bloom import Bloom
 from seqgpt_jax.models.loss import LossConfig, LossSums, TokenScores, answer_loss, chunk_size, token_scores
 from seqgpt_jax.training.partitioning import make_mesh
 from tests.models.tiny import SIX_HEADS, TINY, random_model, torch_twin, whole_rows
