@@ -127,7 +127,10 @@ def _blocks(
 ) -> jax.Array:
     """Heads before tokens, a block of queries at a time with the keys up to its end alone, divided by the sum last.
 
-    MEASURED
+    XLA's weak spot on a CPU is many small matrix products. Forward and backward of 8 x 256 tokens, 8 heads of 32, on 2
+    cores take 49 ms of CPU time in blocks of 64 (32: 53, 96: 53, 128: 58), 67 ms in one block, 74 ms as `reference`,
+    91 ms as `xla`; 8 x 192 tokens take 31, 37, 42 and 48 ms.
+
     M is the query heads of a key-value head.
     """
     (num_rows, length, num_heads, head_dim), num_kv_heads = query_BTNH.shape, key_BKGH.shape[2]
