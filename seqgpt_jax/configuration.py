@@ -24,6 +24,7 @@ from gin import config as gin_state
 from seqgpt_jax import recipe as settings
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.lora import LoraConfig
+from seqgpt_jax.models.loss import LossConfig
 from seqgpt_jax.negatives import AskConfig
 from seqgpt_jax.recipe import Recipe
 from seqgpt_jax.training.optimizers import OptimizerConfig
@@ -37,13 +38,14 @@ SECTIONS: Mapping[str, type] = {
     "data": settings.DataSettings,
     "ask": AskConfig,
     "mesh": settings.MeshSettings,
+    "loss": LossConfig,
     "checkpoint": settings.CheckpointSettings,
     "stage": settings.Stage,
     "optimizer": OptimizerConfig,
     "evaluation": settings.EvaluationSettings,
 }
 
-_PARTS_OF_RECIPE = ("model", "tokenizer", "prompt", "data", "mesh", "checkpoint")
+_PARTS_OF_RECIPE = ("model", "tokenizer", "prompt", "data", "mesh", "loss", "checkpoint")
 # So that a file binds `model.preset` without saying that the recipe's model is made by @model().
 _WIRING = (
     *(f"recipe.{part} = @{part}()" for part in _PARTS_OF_RECIPE),

@@ -15,6 +15,7 @@ from seqgpt_jax.checked import Checked
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.decoder import DecoderConfig
 from seqgpt_jax.models.lora import LoraConfig
+from seqgpt_jax.models.loss import DEFAULT_LOSS, LossConfig
 from seqgpt_jax.models.presets import get_preset
 from seqgpt_jax.negatives import AskConfig
 from seqgpt_jax.prompt import get_format
@@ -177,6 +178,7 @@ class Recipe(Checked):
     prompt: PromptSettings = PromptSettings()
     data: DataSettings = DataSettings()
     mesh: MeshSettings = MeshSettings()
+    loss: LossConfig = DEFAULT_LOSS
     checkpoint: CheckpointSettings = CheckpointSettings()
     seed: int = 0  # of the initial weights and of the order of the data
 

@@ -168,7 +168,7 @@ def _train_stage(run: _Run, index: int) -> Params | None:
         optimizer = make_optimizer(stage.optimizer, stage.steps, run.skeleton)
         shardings = state_shardings(run.skeleton, optimizer, run.mesh)
         state, done = _first_state(run, index, checkpoints, optimizer, shardings)
-        step = make_train_step(run.skeleton, optimizer, run.mesh, shardings, stage.num_microbatches)
+        step = make_train_step(run.skeleton, optimizer, run.mesh, shardings, stage.num_microbatches, run.recipe.loss)
         with Journal(run.run_dir, stage.name, done, stage.steps, show_progress=run.show_progress) as journal:
             state = run_steps(
                 step, state, done, stage.steps, loader,

@@ -8,6 +8,7 @@ Shapes: B rows of the whole step, M microbatches.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from seqgpt_jax.data.loader import Batch
-from seqgpt_jax.models.loss import LossSums, answer_loss
+from seqgpt_jax.models.loss import DEFAULT_LOSS, LossConfig, LossSums, answer_loss
 from seqgpt_jax.training.optimizers import Optimizer
 from seqgpt_jax.training.partitioning import (
     ModelSkeleton,
@@ -102,10 +103,17 @@ def make_train_step(
     mesh: Mesh,
     shardings: TrainState,
     num_microbatches: int = 1,
-    loss_sums: Callable[..., LossSums] = answer_loss,
+    loss: LossConfig = DEFAULT_LOSS,
 ) -> Any:
     """The jitted step (state, batch) -> (state, metrics); the state given is consumed (its buffers are reused)."""
     rows = batch_sharding(mesh)
+    loss_sums = functools.partial(
+        answer_loss,
+        z_loss=loss.z_loss,
+        logits_mib=loss.logits_mib,
+        vocab_parts=mesh.shape["tensor"],
+        num_devices=mesh.size,
+    )
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         num_targets = jnp.maximum(batch.target_mask_BS.sum(dtype=jnp.float32), 1.0)
@@ -113,7 +121,8 @@ def make_train_step(
         trained, frozen = skeleton.trained(state.params), skeleton.frozen(state.params)
 
         def part_loss(trained: Params, part: Batch) -> tuple[jax.Array, LossSums]:
-            sums = loss_sums(skeleton.merge(join_params(frozen, trained)), part)
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for attention kernels
+                sums = loss_sums(skeleton.merge(join_params(frozen, trained)), part)
             return sums.loss_sum / num_targets, sums
 
         gradient = jax.grad(part_loss, has_aux=True)
@@ -128,8 +137,8 @@ def make_train_step(
             zero = jnp.zeros((), jnp.float32)
             start = (jax.tree.map(jnp.zeros_like, trained), LossSums(zero, zero, zero))
             (grads, sums), _ = jax.lax.scan(add_part, start, parts)
-        loss, grad_norm = sums.loss_sum / num_targets, optax.global_norm(grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        mean_loss, grad_norm = sums.loss_sum / num_targets, optax.global_norm(grads)
+        finite = jnp.isfinite(mean_loss) & jnp.isfinite(grad_norm)
         updates, opt_state = optimizer.transform.update(grads, state.opt_state, trained)
         updated, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
@@ -137,7 +146,7 @@ def make_train_step(
             (trained, state.opt_state),
         )
         metrics = StepMetrics(
-            loss=loss,
+            loss=mean_loss,
             accuracy=sums.num_correct / num_targets,
             grad_norm=grad_norm,
             learning_rate=optimizer.learning_rate(state.step),
