@@ -15,7 +15,7 @@ from seqgpt_jax.recipe import Recipe, Stage
 from seqgpt_jax.training.partitioning import Params, params_of
 from seqgpt_jax.vocabulary import Vocabulary, train_tokenizer
 
-_ROWS_MULTIPLE = 64  # embedding rows are rounded up to it, so that they split over devices
+ROWS_MULTIPLE = 64  # embedding rows are rounded up to it, so that they split over devices
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def prepare_start(recipe: Recipe, run_dir: Path) -> StartingPoint:
         _save_whole(vocabulary, folder)
         vocabulary = Vocabulary.from_pretrained(folder)
     if pretrained is None:
-        rows = -(-vocabulary.size // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
+        rows = -(-vocabulary.size // ROWS_MULTIPLE) * _ROWS_MULTIPLE
         return StartingPoint(vocabulary, recipe.model.config(rows), None)
     own = pretrained.load()[0].config
     numerics = recipe.model.config(own.vocab_size)
