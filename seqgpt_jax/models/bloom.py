@@ -22,7 +22,7 @@ from flax import nnx
 
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.attention import TokenLayout, alibi_slopes, attend
-from seqgpt_jax.models.layers import LayerNorm, Linear, normal, param
+from seqgpt_jax.models.layers import LayerNorm, Linear, normal, param, split_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +184,8 @@ class Bloom(nnx.Module):
         """float32 logits [..., V] of hidden states [..., D], by the transposed embedding (tied)."""
         table_VD = self.embedding[...].astype(hidden.dtype)
         contract_width = (((hidden.ndim - 1,), (1,)), ((), ()))
-        return jax.lax.dot_general(hidden, table_VD, contract_width, preferred_element_type=jnp.float32)
+        logits = jax.lax.dot_general(split_rows(hidden), table_VD, contract_width, preferred_element_type=jnp.float32)
+        return split_rows(logits)
 
     def _run_unrolled(
         self, x_BTD: jax.Array, layout: TokenLayout, cache: KVCache | None, outputs_BS: jax.Array | None
@@ -235,7 +236,7 @@ class Bloom(nnx.Module):
             return attend(query_BSNH, key_BKNH, value_BKNH, layout, slopes_N, backend)
 
         def block(x_BTD: jax.Array, params: nnx.State) -> jax.Array:
-            return nnx.merge(graph, params)(x_BTD, attention, select)
+            return split_rows(nnx.merge(graph, params)(split_rows(x_BTD), attention, select))
 
         if self.config.remat != "none" and cache is None:
             save = jax.checkpoint_policies
