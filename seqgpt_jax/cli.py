@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--run_dir", type=Path, metavar="DIR", help="where all results go (default: runs/<recipe name>)")
 
     plan = _command(
-        commands, "plan", _plan, "compile a recipe's train step for chips that are not there: memory, FLOPs, collectives",
+        commands, "plan", _plan, "compile the train step for chips that are not there: memory, FLOPs, collectives",
         "seqgpt plan gin/recipes/real_7b1.gin --topology v5e:16x16",
     )  # fmt: skip
     _add_recipe(plan)

@@ -1,4 +1,4 @@
-"""`seqgpt plan`: the train step of a recipe compiled for devices that need not be there, and what the compiler says of it.
+"""`seqgpt plan`: the train step of a recipe compiled for devices that need not be there, and what XLA says of it.
 
 Nothing is allocated, no data is read and no tokenizer is trained: parameters, optimiser state and batch are shapes.
 The vocabulary is that of the preset where the recipe names a tokenizer, else as large as the one it would train.
@@ -29,7 +29,7 @@ from seqgpt_jax.training.flops import model_flops, traced_flops
 from seqgpt_jax.training.hlo import Collective, find_collectives, memory_traffic, parse_program
 from seqgpt_jax.training.optimizers import make_optimizer
 from seqgpt_jax.training.partitioning import ModelSkeleton, batch_sharding, check_rows, make_mesh, make_skeleton
-from seqgpt_jax.training.start import ROWS_MULTIPLE
+from seqgpt_jax.training.start import embedding_rows
 from seqgpt_jax.training.step import TrainState, abstract_state, make_train_step, state_shardings
 
 
@@ -167,7 +167,7 @@ def planned_config(recipe: Recipe, topology: Topology) -> BloomConfig:
     preset = get_preset(recipe.model.preset)
     rows = preset.vocab_size
     if not (recipe.tokenizer.path or recipe.model.pretrained):
-        rows = -(-recipe.tokenizer.vocab_size // ROWS_MULTIPLE) * ROWS_MULTIPLE
+        rows = embedding_rows(recipe.tokenizer.vocab_size)
     config = recipe.model.config(rows)
     if topology.chip and config.layer_loop == "auto":  # the model would ask this process, which runs on the CPU
         config = dataclasses.replace(config, layer_loop="scan")
@@ -236,7 +236,7 @@ def _memory_of(compiled: Any, failure: str, arguments: int, chip: Chip | None) -
 
 
 def _needed_bytes(failure: str, arguments: int) -> tuple[int, int | None]:
-    """Total and temporaries that XLA's message names: `temporaries (123.86G) exceeds`, or `Used 20.1G of 15.75G hbm`."""
+    """Total and temporaries by XLA's message: `temporaries (123.86G) exceeds`, or `Used 20.1G of 15.75G hbm`."""
     if used := re.search(r"Used ([\d.]+)([KMGT]) of", failure):
         return _size(used), None
     if needed := re.search(r"temporaries \(([\d.]+)([KMGT])\)", failure):

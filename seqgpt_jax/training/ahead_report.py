@@ -75,8 +75,8 @@ def plan_to_text(plan: Plan) -> str:
     parts = [
         f"{plan.topology.name}: {plan.topology.num_devices} devices, mesh {mesh}",
         f"{plan.num_parameters:,} parameters in {config.param_dtype}, computed in {config.compute_dtype}; "
-        f"{config.num_layers} layers, width {config.width}, {config.num_heads} heads, vocabulary {config.vocab_size:,}; "
-        f"remat {config.remat}, attention {config.attention}",
+        f"{config.num_layers} layers, width {config.width}, {config.num_heads} heads, "
+        f"vocabulary {config.vocab_size:,}; remat {config.remat}, attention {config.attention}",
         f"stage {plan.stage.name}: {data.rows_per_step} rows of {data.row_tokens} tokens a step, "
         f"{data.row_supervised} of them supervised; microbatches {plan.stage.num_microbatches}; "
         f"optimiser {plan.stage.optimizer.name}",
@@ -170,8 +170,8 @@ def _time_lines(time: StepTime | None) -> list[str]:
         lines.append(f"  {label:<32}{'unknown' if seconds is None else f'{seconds * 1e3:.1f} ms':>12}")
     return [
         *lines,
-        f"  at least {time.bound * 1e3:.1f} ms if all overlap ({time.one_by_one * 1e3:.1f} ms if nothing does): at most "
-        f"{time.tokens / time.bound:,.0f} tokens/s, {time.flops_share:.0%} of the peak FLOPs",
+        f"  at least {time.bound * 1e3:.1f} ms if all overlap ({time.one_by_one * 1e3:.1f} ms if nothing does): "
+        f"at most {time.tokens / time.bound:,.0f} tokens/s, {time.flops_share:.0%} of the peak FLOPs",
     ]
 
 

@@ -282,5 +282,3 @@ def _part_read(body: dict[str, Instruction], user: Instruction, parameter: Instr
     if user.opcode == "dynamic-update-slice" and type_bytes(body[user.operands[0]].type) == type_bytes(parameter.type):
         return 0  # what is updated in place is not read
     return None
-
-

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from seqgpt_jax.cli import main
 from seqgpt_jax.errors import UserError
@@ -70,11 +70,11 @@ def gin_file(tmp_path: Path) -> Path:
     return path
 
 
-def run_plan(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_plan(*arguments: str) -> subprocess.CompletedProcess[str]:
     """`seqgpt plan` as a user runs it: a process that has as many devices as the machine."""
     cleaned = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
     command = [sys.executable, "-m", "seqgpt_jax.cli", "plan", *arguments]
-    return subprocess.run(command, cwd=REPO, env={**cleaned, **environment}, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=REPO, env=cleaned, capture_output=True, text=True, timeout=600)
 
 
 def test_every_parameter_and_its_bytes(plan: Plan) -> None:
@@ -145,10 +145,7 @@ def test_the_command_needs_no_eight_devices(gin_file: Path) -> None:
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 
-def compiled_text(function: Any, *shapes: tuple[int, ...], spec: PartitionSpec = PartitionSpec("data")) -> str:
-    mesh: Mesh = make_mesh()
-    mapped = jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-    return jax.jit(mapped).lower(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)).compile().as_text()
+NEXT = [(i, (i + 1) % 8) for i in range(8)]
 
 
 @pytest.mark.parametrize(
@@ -158,14 +155,17 @@ def compiled_text(function: Any, *shapes: tuple[int, ...], spec: PartitionSpec =
         ("all-gather", 8 * 4 * 16, 4 * 16 * 7, lambda x: jax.lax.all_gather(x, "data").sum(0)),
         ("reduce-scatter", 4 * 16, 4 * 16 * 7 / 8, lambda x: jnp.tile(jax.lax.psum_scatter(x, "data", tiled=True), 8)),
         ("all-to-all", 4 * 16, 4 * 16 * 7 / 8, lambda x: jax.lax.all_to_all(x, "data", 0, 0, tiled=True)),
-        ("collective-permute", 4 * 16, 4 * 16, lambda x: jax.lax.ppermute(x, "data", [(i, (i + 1) % 8) for i in range(8)])),
+        ("collective-permute", 4 * 16, 4 * 16, lambda x: jax.lax.ppermute(x, "data", NEXT)),
     ],
 )  # fmt: skip
 def test_collectives_in_a_loop(kind: str, size: int, received: float, function: Any) -> None:
     def loop(x: jax.Array) -> jax.Array:  # 16 floats a device
         return jax.lax.scan(lambda carry, _: (jnp.sin(function(carry)), None), x, length=5)[0]
 
-    program = parse_program(compiled_text(loop, (128,)))
+    rows = PartitionSpec("data")
+    mapped = jax.shard_map(loop, mesh=make_mesh(), in_specs=rows, out_specs=rows, check_vma=False)
+    compiled = jax.jit(mapped).lower(jax.ShapeDtypeStruct((128,), jnp.float32)).compile()
+    program = parse_program(compiled.as_text())
     (found,) = find_collectives(program)
     assert (found.kind, found.count) == (kind, 5)
     assert (found.size, found.received_bytes) == (size, 5 * received)
@@ -176,12 +176,12 @@ TPU_TEXT = """HloModule jit_step, is_scheduled=true, num_partitions=16
 
 %part.1 (p.1: bf16[2,8]) -> bf16[32,8] {
   %p.1 = bf16[2,8]{1,0:T(2,128)(2,1)} parameter(0)
-  ROOT %gather.1 = bf16[32,8]{1,0:T(2,128)(2,1)S(1)} all-gather(%p.1), channel_id=7, replica_groups=mesh['a'=1,'b'=16] {'b'}, dimensions={0}
+  ROOT %g.1 = bf16[32,8]{1,0:T(2,128)(2,1)S(1)} all-gather(%p.1), channel_id=7, replica_groups=mesh['a'=1,'b'=16] {'b'}
 }
 
 %part.2 (p.2: bf16[2,8]) -> bf16[32,8] {
   %p.2 = bf16[2,8]{1,0} parameter(0)
-  ROOT %gather.2 = bf16[32,8]{1,0} all-gather(%p.2), channel_id=7, replica_groups=mesh['a'=1,'b'=16] {'b'}, dimensions={0}
+  ROOT %g.2 = bf16[32,8]{1,0} all-gather(%p.2), channel_id=7, replica_groups=mesh['a'=1,'b'=16] {'b'}
 }
 
 %all-reduce-scatter.3 (p.3: f32[32]) -> f32[8] {
