@@ -111,6 +111,7 @@ class Plan:
     step_time: StepTime | None  # None: a device whose rates are not known
     trace_seconds: float
     compile_seconds: float
+    compile_cpu_seconds: float  # of all cores together, which other work on the machine does not change
     versions: dict[str, str]
 
 
@@ -131,9 +132,9 @@ def make_plan(recipe: Recipe, topology: Topology, stage_name: str | None = None)
     arguments = (abstract_state(skeleton, optimizer, shardings), abstract_batch(recipe.data, mesh))
     traced = make_train_step(skeleton, optimizer, mesh, shardings, stage.num_microbatches).trace(*arguments)
     lowered = traced.lower()
-    middle = time.perf_counter()
+    middle, middle_cpu = time.perf_counter(), time.process_time()
     compiled, failure = _compile(lowered)
-    end = time.perf_counter()
+    end, end_cpu = time.perf_counter(), time.process_time()
     memory = _memory_of(compiled, failure, _bytes_per_device(arguments), topology.chip)
     data = recipe.data
     needed = model_flops(skeleton, config, data.rows_per_step, data.row_tokens, data.row_supervised)
@@ -151,6 +152,7 @@ def make_plan(recipe: Recipe, topology: Topology, stage_name: str | None = None)
         step_time=_step_time(work, topology, data.rows_per_step * data.row_tokens),
         trace_seconds=middle - begin,
         compile_seconds=end - middle,
+        compile_cpu_seconds=end_cpu - middle_cpu,
         versions=_versions(topology),
     )
 

@@ -52,6 +52,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         else {**dataclasses.asdict(time), "bound": time.bound, "one_by_one": time.one_by_one},
         "trace_seconds": plan.trace_seconds,
         "compile_seconds": plan.compile_seconds,
+        "compile_cpu_seconds": plan.compile_cpu_seconds,
         "versions": plan.versions,
     }
 
@@ -91,6 +92,7 @@ def plan_to_text(plan: Plan) -> str:
         "",
         *_time_lines(plan.step_time),
         f"traced in {plan.trace_seconds:.0f} s, compiled in {plan.compile_seconds:.0f} s "
+        f"({plan.compile_cpu_seconds:.0f} s of CPU) "
         f"({', '.join(f'{name} {version}' for name, version in plan.versions.items())})",
     ]
     return "\n".join(parts)
