@@ -44,6 +44,10 @@ TEST = [
 ]
 
 
+# `seqgpt plan` compiles for TPUs through it; no TPU is needed. The version that jax 0.10's own extra "tpu" names.
+TPU_PLAN = ["libtpu>=0.0.42,<0.0.43"]
+
+
 def gin_data_files() -> list[tuple[str, list[str]]]:
     """The recipes, installed beside the package so that `seqgpt train recipes/quickstart.gin` works from a wheel."""
     folders = sorted({path.parent for path in (ROOT / "gin").rglob("*.gin")})
@@ -69,7 +73,7 @@ setup(
     package_data={"seqgpt_jax.synthesis": ["content/**/*.toml"]},
     data_files=gin_data_files(),
     install_requires=REQUIREMENTS,
-    extras_require={"test": TEST},
+    extras_require={"test": TEST, "tpu-plan": TPU_PLAN},
     entry_points={"console_scripts": ["seqgpt = seqgpt_jax.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",

@@ -55,15 +55,17 @@ def build_parser() -> argparse.ArgumentParser:
         commands, "train", _train, "train the stages of a recipe, evaluate, report, export",
         "seqgpt train gin/recipes/quickstart.gin --run_dir runs/try --gin 'recipe.seed=1'",
     )  # fmt: skip
-    train.add_argument("recipe", metavar="RECIPE.gin", help="a gin file, such as gin/recipes/quickstart.gin")
+    _add_recipe(train)
     train.add_argument("--run_dir", type=Path, metavar="DIR", help="where all results go (default: runs/<recipe name>)")
-    train.add_argument(
-        "--gin",
-        action="append",
-        default=[],
-        metavar="'name=value'",
-        help="a binding that overrides the file; repeatable",
-    )
+
+    plan = _command(
+        commands, "plan", _plan, "compile the train step for chips that are not there: memory, FLOPs, collectives",
+        "seqgpt plan gin/recipes/real_7b1.gin --topology v5e:16x16",
+    )  # fmt: skip
+    _add_recipe(plan)
+    plan.add_argument("--topology", required=True, metavar="KIND:SHAPE", help="such as v5e:16x16, v5p:4x4x4 or cpu:8")
+    plan.add_argument("--stage", metavar="NAME", help="the stage whose step it is (default: the first)")
+    plan.add_argument("--json", action="store_true", help="print one JSON object")
 
     evaluate = _command(
         commands, "eval", _eval, "score a model on a mixture or on folders of records",
@@ -150,6 +152,17 @@ def _command(commands: Any, name: str, run: Any, summary: str, example: str) -> 
     return parser
 
 
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE.gin", help="a gin file, such as gin/recipes/quickstart.gin")
+    parser.add_argument(
+        "--gin",
+        action="append",
+        default=[],
+        metavar="'name=value'",
+        help="a binding that overrides the file; repeatable",
+    )
+
+
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", required=True, metavar="PATH", help="a run directory, a Hugging Face directory, or a hub id"
@@ -190,6 +203,17 @@ def _train(options: argparse.Namespace) -> None:
 
     recipe = load_recipe(options.recipe, options.gin)
     run_recipe(recipe, options.run_dir or Path("runs") / Path(options.recipe).stem)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from seqgpt_jax.configuration import load_recipe
+    from seqgpt_jax.training.ahead import make_plan
+    from seqgpt_jax.training.ahead_report import plan_to_dict, plan_to_text
+    from seqgpt_jax.training.chips import parse_topology
+
+    topology = parse_topology(options.topology)
+    plan = make_plan(load_recipe(options.recipe, options.gin), topology, options.stage)
+    print(json.dumps(plan_to_dict(plan)) if options.json else plan_to_text(plan))
 
 
 def _eval(options: argparse.Namespace) -> None:

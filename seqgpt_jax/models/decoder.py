@@ -23,7 +23,7 @@ from flax import nnx
 
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.attention import TokenLayout, attend
-from seqgpt_jax.models.layers import Linear
+from seqgpt_jax.models.layers import Linear, split_rows
 from seqgpt_jax.models.lora import LoraConfig
 
 Remat = Literal["none", "dots", "full"]
@@ -162,7 +162,8 @@ class Decoder(nnx.Module):
         """float32 logits [..., V] of hidden states [..., D]."""
         table_VD = self.head_table().astype(hidden.dtype)
         contract_width = (((hidden.ndim - 1,), (1,)), ((), ()))
-        return jax.lax.dot_general(hidden, table_VD, contract_width, preferred_element_type=jnp.float32)
+        logits = jax.lax.dot_general(split_rows(hidden), table_VD, contract_width, preferred_element_type=jnp.float32)
+        return split_rows(logits)
 
     def _run_unrolled(
         self, x_BTD: jax.Array, sight: _Sight, cache: KVCache | None, outputs_BS: jax.Array | None
@@ -206,7 +207,7 @@ class Decoder(nnx.Module):
             return attend(query_BSNH, key_BTGH, value_BTGH, queries.layout, self.alibi(), self.config.attention)
 
         def block(x_BTD: jax.Array, params: nnx.State) -> jax.Array:
-            return nnx.merge(graph, params)(x_BTD, attention, select)
+            return split_rows(nnx.merge(graph, params)(split_rows(x_BTD), attention, select))
 
         if self.config.remat != "none" and cache is None:
             save = jax.checkpoint_policies

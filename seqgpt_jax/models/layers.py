@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 
 def param(value: jax.Array, axes: Sequence[str]) -> nnx.Param[jax.Array]:
@@ -30,6 +31,16 @@ def normal(rngs: nnx.Rngs, shape: Sequence[int], std: float, dtype: str) -> jax.
 def add_vector(x: jax.Array, vector: jax.Array) -> jax.Array:
     """x + vector over the last dimensions of x, in x's dtype, without implicit rank promotion."""
     return x + vector.astype(x.dtype).reshape((1,) * (x.ndim - vector.ndim) + vector.shape)
+
+
+def split_rows(x: jax.Array) -> jax.Array:
+    """x with its first axis, the rows of a batch, split over the data and fsdp axes of the mesh in use, if any.
+
+    Without it XLA may split activations by their width, as the parameters of an fsdp mesh are, and hold all rows.
+    """
+    axes = tuple(axis for axis in ("data", "fsdp") if axis in jax.sharding.get_abstract_mesh().axis_names)
+    spec = PartitionSpec(axes, *(PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1))
+    return jax.lax.with_sharding_constraint(x, spec) if axes else x
 
 
 class Linear(nnx.Module):

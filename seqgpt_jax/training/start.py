@@ -47,13 +47,17 @@ def prepare_start(recipe: Recipe, run_dir: Path) -> StartingPoint:
         _save_whole(vocabulary, folder)
         vocabulary = Vocabulary.from_pretrained(folder)
     if pretrained is None:
-        rows = -(-vocabulary.size // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
-        return StartingPoint(vocabulary, recipe.model.config(rows), None)
+        return StartingPoint(vocabulary, recipe.model.config(embedding_rows(vocabulary.size)), None)
     own = pretrained.load()[0].config
     numerics = recipe.model.config(own.vocab_size)
     names = ("param_dtype", "compute_dtype", "remat", "attention", "layer_loop", "lora")
     config = dataclasses.replace(own, **{name: getattr(numerics, name) for name in names})
     return StartingPoint(vocabulary, config, pretrained.params)
+
+
+def embedding_rows(vocabulary_size: int) -> int:
+    """Rows of the embedding of a new model whose tokenizer has so many ids."""
+    return -(-vocabulary_size // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
 
 
 def cache_spec(recipe: Recipe, stage: Stage, tokenizer: Path | str) -> CacheSpec:

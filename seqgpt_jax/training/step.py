@@ -125,7 +125,11 @@ def make_train_step(
                 sums = loss_sums(skeleton.merge(join_params(frozen, trained)), part)
             return sums.loss_sum / num_targets, sums
 
-        gradient = jax.grad(part_loss, has_aux=True)
+        def gradient(params: Params, part: Batch) -> tuple[Any, LossSums]:
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # the model asks it where rows lie
+                grads, sums = jax.grad(part_loss, has_aux=True)(params, part)
+            return jax.lax.with_sharding_constraint(grads, shardings.params), sums
+
         if num_microbatches == 1:
             grads, sums = gradient(trained, batch)
         else:
