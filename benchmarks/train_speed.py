@@ -270,7 +270,7 @@ def run_torch(job: Job) -> dict[str, Any]:
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(
         parameters, LEARNING_RATE, BETAS, EPSILON, WEIGHT_DECAY, **{job.torch_optimizer: True}
-    )  # type: ignore[call-overload]
+    )
     if job.torch_compile:
         model = torch.compile(model, dynamic=job.side == "padded")
 
@@ -427,13 +427,15 @@ def main() -> None:
     sizes = QUICK_SIZES if options.quick else {name: SIZES[name] for name in options.sizes}
     if options.steps:
         sizes = {name: dataclasses.replace(size, steps=options.steps) for name, size in sizes.items()}
-    quick = {"mixture": "synthetic", "records_per_dataset": 5, "vocab_size": 2_048} if options.quick else {}
     shape = {name: getattr(options, name) for name in ("row_tokens", "row_supervised", "rows_per_step")}
+    data = Data("", **shape, most_steps=max(size.steps for size in sizes.values()))
+    if options.quick:
+        data = dataclasses.replace(data, mixture="synthetic", records_per_dataset=3, vocab_size=2_048, row_tokens=256)
     ratios: dict[str, float] = {}
     figures: dict[str, float] = {}
     settings: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        data = Data(folder, **shape, **quick, most_steps=max(size.steps for size in sizes.values()))
+        data = dataclasses.replace(data, folder=folder)
         jobs = {
             name: Job("", data, size, options.torch_optimizer, options.torch_compile) for name, size in sizes.items()
         }
