@@ -7,13 +7,9 @@ Prints records per second of each family and of all three, and one JSON object o
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import shlex
-import sys
 import time
-from pathlib import Path
+
+from _harness import finish, machine, make_parser
 
 from seqgpt_jax.synthesis import families, generate_mixture
 
@@ -31,9 +27,7 @@ def measure(family: str, num_records: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--json", type=Path, help="also write the JSON object to this file")
-    parser.add_argument("--quick", action="store_true", help=f"{NUM_QUICK:,} records a family, not {NUM_RECORDS:,}")
+    parser = make_parser(__doc__, quick=f"{NUM_QUICK:,} records a family, not {NUM_RECORDS:,}")
     options = parser.parse_args()
     num_records = NUM_QUICK if options.quick else NUM_RECORDS
     seconds = {family: measure(family, num_records) for family in families()}
@@ -41,17 +35,8 @@ def main() -> None:
     figures["records_per_s"] = round(num_records * len(seconds) / sum(seconds.values()))
     for name, figure in figures.items():
         print(f"{name:32} {figure:>8,}")
-    result = {
-        "ratios": {},
-        "figures": figures,
-        "settings": {"records_per_family": num_records, "cores": 1},
-        "device": f"{platform.machine()} {platform.system()}, Python {platform.python_version()}",
-        "command": shlex.join(["python", *sys.argv]),
-    }
-    line = json.dumps(result)
-    if options.json:
-        options.json.write_text(line + "\n", encoding="utf-8")
-    print(line)
+    settings = {"records_per_family": num_records, "cores": 1}
+    finish(options, ratios={}, figures=figures, settings=settings, device=machine())
 
 
 if __name__ == "__main__":

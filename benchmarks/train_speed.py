@@ -1,0 +1,463 @@
+"""Training speed on the CPU against transformers with torch: the same examples, sizes and optimiser, side by side.
+
+    python benchmarks/train_speed.py [--sizes mini 560m] [--steps N] [--json FILE] [--quick]
+
+Three sides, each in a process of its own, one after the other:
+
+    ours    the real train step, on packed rows whose segments keep documents apart
+    padded  BloomForCausalLM as transformers' Trainer feeds it: shuffled batches of 16, padded to the longest
+    packed  BloomForCausalLM on the very rows of ours; it can hold no segment mask, so documents see one another
+
+Examples are questions of the mixture held_in (SEQGPT_DATA_DIR, else ../shared/data), tokenized once with a vocabulary
+of 32,768 that is trained on them; every side gets the same token ids, also bloom_560m, whose head has 250,880 rows.
+The examples of the first rows of the packed plan are the work; a side is timed from its first step to its last, after
+one step that is not counted (`warmup_s`: that step, and compilation). The answer alone is supervised. AdamW (torch's
+fused one) with clipping, float32, all cores. A step of `padded` is 16 examples, a step of packed rows about as many.
+
+Ratios are examples per second, ours over theirs. Figures of each side, beside its speed:
+
+    peak_mib          largest resident memory of its process
+    peak_gflops       float32 product of two 2,048 x 2,048 matrices by the same library, the best of several
+    computed_of_peak  operations that the side computes (padding too; head where it computes logits) / s / that peak
+    needed_of_peak    operations that the examples need, each alone in its row and the head at answers only, likewise
+
+Operations are those of seqgpt_jax/models/flops.py. `needed_of_peak` is how near a side is to the bound that the
+counted operations set: 1 would be no padding, no needless logits, and every product at the speed of the large one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _harness import finish, machine, make_parser
+
+# The libraries under test are imported where a side needs them: no process holds the memory of another's.
+
+REPO = Path(__file__).resolve().parent.parent
+SIDES = ("ours", "padded", "packed")
+PADDED_BATCH = 16  # examples of a step
+LEARNING_RATE, BETAS, EPSILON, WEIGHT_DECAY, CLIP_NORM = 1e-3, (0.9, 0.95), 1e-8, 0.01, 1.0
+PAD_ID, IGNORED = 3, -100
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """A model of models/presets.py, and how long it is measured."""
+
+    preset: str
+    vocab_size: int
+    steps: int  # packed steps that are timed
+    micro_rows: int = 0  # rows computed at once, their gradients added up; 0: all of the step's
+
+
+SIZES = {
+    "mini": Size("bloom_mini", 32_768, steps=48),
+    "560m": Size("bloom_560m", 250_880, steps=3, micro_rows=1),  # more than one row at once passes 24 GiB
+}
+QUICK_SIZES = {"quick": Size("bloom_nano", 2_048, steps=3)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The examples and the shape of a packed step."""
+
+    folder: str  # where the examples lie between processes
+    mixture: str = "held_in"
+    records_per_dataset: int = 50
+    vocab_size: int = 32_768
+    row_tokens: int = 512
+    row_supervised: int = 96
+    rows_per_step: int = 4
+    most_steps: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What one process does, given to it as JSON."""
+
+    side: str
+    data: Data
+    size: Size
+    torch_optimizer: str = "fused"
+    torch_compile: bool = False
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        fields = json.loads(text)
+        return cls(**{**fields, "data": Data(**fields["data"]), "size": Size(**fields["size"])})
+
+
+# --- the examples ----------------------------------------------------------------------------------------------------
+
+
+class Examples:
+    """Token ids of all examples and of the plan's rows, as prepare() leaves them."""
+
+    name = "examples"
+
+    def __init__(self, folder: Path) -> None:
+        with np.load(folder / "examples.npz") as arrays:
+            self._ids, self.lengths = arrays["ids"], arrays["lengths"]  # lengths: tokens, supervised tokens
+        self._ends = np.cumsum(self.lengths[:, 0])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> Any:
+        from seqgpt_jax.data.questions import TokenExample
+
+        return TokenExample(self.ids(index), int(self.lengths[index, 0] - self.lengths[index, 1]))
+
+    def ids(self, index: int) -> np.ndarray:
+        return self._ids[self._ends[index] - self.lengths[index, 0] : self._ends[index]]
+
+    def answer(self, index: int) -> np.ndarray:
+        """bool: which tokens are supervised."""
+        tokens, supervised = self.lengths[index]
+        return np.arange(tokens) >= tokens - supervised
+
+
+def prepare(data: Data) -> dict[str, Any]:
+    """Writes examples.npz and rows.npz: the rows of each step as token ids and labels, and who stands in them."""
+    from seqgpt_jax.atomic import STEPS
+    from seqgpt_jax.data.datasets import resolve_mixture, sample_records
+    from seqgpt_jax.data.questions import EncodeConfig, ask_record, encode_examples, training_texts
+    from seqgpt_jax.vocabulary import train_tokenizer
+
+    source = Path(os.environ.get("SEQGPT_DATA_DIR") or REPO.parent / "shared" / "data")
+    datasets = [each for each in resolve_mixture(data.mixture, source) if "train" in each.splits]
+    vocabulary = train_tokenizer(training_texts(datasets, "train", data.records_per_dataset * 2), data.vocab_size)
+    config = EncodeConfig(max_tokens=data.row_tokens, max_supervised=data.row_supervised)
+    encoded = []
+    for dataset in datasets:
+        for record in sample_records(dataset, "train", data.records_per_dataset):
+            questions = ask_record(record, dataset, "train", STEPS, config.ask, 0)
+            encoded += encode_examples(questions, vocabulary, config, Counter())
+    examples = [example for example in encoded if example is not None]
+    np.savez(
+        Path(data.folder) / "examples.npz",
+        ids=np.concatenate([example.ids for example in examples]),
+        lengths=np.array([(len(each.ids), len(each.ids) - each.num_prompt) for each in examples]),
+    )
+    plan, loader = _plan_and_loader(data)
+    steps = range(data.most_steps + 1)  # one to warm up with
+    batches = [loader.batch(step) for step in steps]
+    members = [[index for row in plan.rows(step) for _, index in row] for step in steps]
+    np.savez(
+        Path(data.folder) / "rows.npz",
+        tokens=np.stack([batch.tokens_BT for batch in batches]),
+        labels=np.stack([_labels(batch) for batch in batches]),
+        members=np.concatenate(members),
+        ends=np.cumsum([len(each) for each in members]),
+    )
+    return {"vocabulary": vocabulary.size, "fill": plan.fill()}
+
+
+def _labels(batch: Any) -> np.ndarray:
+    """[B, T] as transformers wants them: the token itself where it is supervised, which the model then shifts."""
+    labels_BT = np.full(batch.tokens_BT.shape, IGNORED, np.int64)
+    rows, places = np.nonzero(batch.target_mask_BS)
+    labels_BT[rows, batch.target_positions_BS[rows, places] + 1] = batch.targets_BS[rows, places]
+    return labels_BT
+
+
+def _plan_and_loader(data: Data) -> tuple[Any, Any]:
+    from seqgpt_jax.data.loader import Loader
+    from seqgpt_jax.data.plan import BatchPlan, PlanConfig, TaskSize
+
+    examples = Examples(Path(data.folder))
+    config = PlanConfig(data.rows_per_step, data.row_tokens, data.row_supervised)
+    plan = BatchPlan([TaskSize(examples.name, examples.lengths, 1.0)], config)
+    return plan, Loader(plan, [examples])
+
+
+def _members(data: Data, steps: int) -> np.ndarray:
+    """The examples of the first steps."""
+    with np.load(Path(data.folder) / "rows.npz") as rows:
+        return rows["members"][: rows["ends"][steps - 1]]
+
+
+# --- the sides -------------------------------------------------------------------------------------------------------
+
+# tokens, positions at which logits are computed, tokens of a row, tokens that the last block computes in full
+Computed = tuple[int, int, int, int]
+
+
+def run_ours(job: Job) -> dict[str, Any]:
+    from seqgpt_jax.host_memory import keep_freed_memory
+
+    keep_freed_memory()  # as the command does
+    import jax
+    from flax import nnx
+
+    from seqgpt_jax.models.bloom import Bloom
+    from seqgpt_jax.models.presets import get_preset
+    from seqgpt_jax.training.optimizers import OptimizerConfig, make_optimizer
+    from seqgpt_jax.training.partitioning import batch_sharding, make_mesh, make_skeleton
+    from seqgpt_jax.training.step import init_params, init_state, make_train_step, state_shardings
+
+    matrix = jax.random.normal(jax.random.key(0), (2048, 2048))
+    multiply = jax.jit(lambda x: x @ x)
+    peak = _peak_flops(lambda: multiply(matrix).block_until_ready())
+
+    data, size = job.data, job.size
+    loader = _plan_and_loader(data)[1]
+    config = get_preset(size.preset, size.vocab_size)
+
+    def make_model() -> Bloom:
+        return Bloom(config, rngs=nnx.Rngs(0))
+
+    skeleton, mesh = make_skeleton(make_model), make_mesh(devices=jax.devices()[:1])
+    settings = OptimizerConfig(
+        name="adamw", learning_rate=LEARNING_RATE, warmup_steps=0, decay="constant", weight_decay=WEIGHT_DECAY,
+        clip_norm=CLIP_NORM, beta1=BETAS[0], beta2=BETAS[1], epsilon=EPSILON,
+    )  # fmt: skip
+    optimizer = make_optimizer(settings, size.steps + 1, skeleton)
+    shardings = state_shardings(skeleton, optimizer, mesh)
+    state = init_state(init_params(make_model, skeleton, mesh), optimizer, shardings)
+    num_parts = data.rows_per_step // (size.micro_rows or data.rows_per_step)
+
+    begin = time.perf_counter()
+    batch = jax.device_put(loader.batch(size.steps), batch_sharding(mesh))
+    step = make_train_step(skeleton, optimizer, mesh, shardings, num_parts).lower(state, batch).compile()
+    state, metrics = step(state, batch)
+    float(metrics.loss)
+    start = time.perf_counter()
+    losses, pending = [], None
+    for rows in loader.batches(0, size.steps):
+        state, metrics = step(state, jax.device_put(rows, batch_sharding(mesh)))
+        if pending is not None:
+            losses.append(float(pending.loss))  # a step late, as the trainer does
+        pending = metrics
+    assert pending is not None
+    losses.append(float(pending.loss))
+    seconds = time.perf_counter() - start
+
+    tokens, head = (data.rows_per_step * each for each in (data.row_tokens, data.row_supervised))
+    unrolled = config.layer_loop == "unroll" or (config.layer_loop == "auto" and config.num_layers <= 12)
+    computed = (tokens, head, data.row_tokens, head if unrolled else tokens)
+    return _side_result(seconds, start - begin, peak, losses, [computed] * size.steps)
+
+
+def run_torch(job: Job) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    matrix = torch.randn(2048, 2048)
+    peak = _peak_flops(lambda: matrix @ matrix)
+
+    shape = _preset_shape(job.size.preset)
+    config = transformers.BloomConfig(
+        vocab_size=job.size.vocab_size, n_layer=shape["num_layers"], hidden_size=shape["width"],
+        n_head=shape["num_heads"], pad_token_id=PAD_ID, use_cache=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model: Any = transformers.BloomForCausalLM(config).train()
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(
+        parameters, LEARNING_RATE, BETAS, EPSILON, WEIGHT_DECAY, **{job.torch_optimizer: True}
+    )
+    if job.torch_compile:
+        model = torch.compile(model, dynamic=job.side == "padded")
+
+    def step(batch: dict[str, np.ndarray]) -> float:
+        arrays = {name: torch.from_numpy(array) for name, array in batch.items()}
+        num_targets = (arrays["labels"] != IGNORED).sum()
+        num_rows, loss_sum = len(arrays["labels"]), 0.0
+        micro_rows = job.size.micro_rows or num_rows
+        for first in range(0, num_rows, micro_rows):
+            part = {name: array[first : first + micro_rows] for name, array in arrays.items()}
+            loss = model(**part, num_items_in_batch=num_targets).loss
+            loss.backward()
+            loss_sum += loss.item()
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss_sum
+
+    batches = list((_padded if job.side == "padded" else _packed)(job.data, job.size.steps))
+    begin = time.perf_counter()
+    step(batches[0])
+    start = time.perf_counter()
+    losses = [step(batch) for batch in batches]
+    seconds = time.perf_counter() - start
+    computed = [(batch["labels"].size, batch["labels"].size, batch["labels"].shape[1]) for batch in batches]
+    return _side_result(seconds, start - begin, peak, losses, [(*each, each[0]) for each in computed])
+
+
+def _padded(data: Data, steps: int) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of 16 of the examples in random order, on the right padded to the longest."""
+    examples = Examples(Path(data.folder))
+    order = np.random.default_rng(0).permutation(_members(data, steps))
+    for first in range(0, len(order), PADDED_BATCH):
+        chosen = order[first : first + PADDED_BATCH].tolist()
+        shape = (len(chosen), max(len(examples.ids(index)) for index in chosen))
+        batch = {
+            "input_ids": np.full(shape, PAD_ID, np.int64),
+            "attention_mask": np.zeros(shape, np.int64),
+            "labels": np.full(shape, IGNORED, np.int64),
+        }
+        for row, index in enumerate(chosen):
+            ids, answer = examples.ids(index), examples.answer(index)
+            batch["input_ids"][row, : len(ids)] = ids
+            batch["attention_mask"][row, : len(ids)] = 1
+            batch["labels"][row, : len(ids)] = np.where(answer, ids, IGNORED)
+        yield batch
+
+
+def _packed(data: Data, steps: int) -> Iterator[dict[str, np.ndarray]]:
+    """The rows of ours, without segments."""
+    with np.load(Path(data.folder) / "rows.npz") as rows:
+        tokens, labels = rows["tokens"][:steps].astype(np.int64), rows["labels"][:steps]
+    for tokens_BT, labels_BT in zip(tokens, labels, strict=True):
+        yield {"input_ids": tokens_BT, "labels": labels_BT}
+
+
+def _preset_shape(preset: str) -> dict[str, int]:
+    """Sizes of a preset, asked in another process: its module imports jax, whose memory is not torch's."""
+    code = (
+        "import dataclasses, json, sys; from seqgpt_jax.models.presets import get_preset; "
+        "config = get_preset(sys.argv[1]); "
+        "print(json.dumps({name: getattr(config, name) for name in ('num_layers', 'width', 'num_heads')}))"
+    )
+    return json.loads(subprocess.run([sys.executable, "-c", code, preset], capture_output=True, check=True).stdout)
+
+
+def _peak_flops(multiply: Callable[[], Any], tries: int = 8) -> float:
+    """Operations a second of a product of two 2,048 x 2,048 matrices, at its best."""
+    best = float("inf")
+    for _ in range(tries):
+        start = time.perf_counter()
+        multiply()
+        best = min(best, time.perf_counter() - start)
+    return 2 * 2048**3 / best
+
+
+def _side_result(
+    seconds: float, warmup: float, peak: float, losses: Sequence[float], computed: Sequence[Computed]
+) -> dict[str, Any]:
+    return {
+        "seconds": seconds,
+        "warmup_s": warmup,
+        "peak_flops": peak,
+        "peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "loss_first": losses[0],
+        "loss_last": losses[-1],
+        "computed": computed,
+    }
+
+
+# --- both together ---------------------------------------------------------------------------------------------------
+
+
+def run_child(job: Job) -> dict[str, Any]:
+    """The job's result, from a process of its own. Ends this one where the user's input was wrong."""
+    command = [sys.executable, __file__, "--child", json.dumps(dataclasses.asdict(job))]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    child = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
+    if child.returncode == 2:
+        sys.exit(2)
+    if child.returncode:
+        sys.exit(f"{job.side} {job.size.preset} ended with {child.returncode} (-9: more memory than there is)")
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+def _child_main(text: str) -> None:
+    from seqgpt_jax.errors import UserError
+
+    job = Job.from_json(text)
+    try:
+        result = prepare(job.data) if job.side == "prepare" else (run_ours if job.side == "ours" else run_torch)(job)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(json.dumps(result))
+
+
+def _figures(data: Data, size: Size, result: dict[str, Any]) -> dict[str, float]:
+    from seqgpt_jax.models.flops import train_flops
+    from seqgpt_jax.models.presets import get_preset
+
+    config, members = get_preset(size.preset, size.vocab_size), _members(data, size.steps)
+    computed = sum(train_flops(config, *each) for each in result["computed"])
+    lengths = Examples(Path(data.folder)).lengths[members].tolist()
+    needed = sum(train_flops(config, tokens, answer, tokens, answer) for tokens, answer in lengths)
+    available = result["peak_flops"] * result["seconds"]
+    return {
+        "examples_per_s": round(len(members) / result["seconds"], 3),
+        "step_s": round(result["seconds"] / len(result["computed"]), 3),
+        "warmup_s": round(result["warmup_s"], 2),
+        "peak_mib": round(result["peak_kib"] / 1024),
+        "peak_gflops": round(result["peak_flops"] / 1e9, 1),
+        "computed_of_peak": round(computed / available, 3),
+        "needed_of_peak": round(needed / available, 3),
+        "loss_first": round(result["loss_first"], 3),
+        "loss_last": round(result["loss_last"], 3),
+    }
+
+
+def main() -> None:
+    parser = make_parser(__doc__, quick="a tiny model for a few steps on generated examples")
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument("--steps", type=int, help="packed steps that are timed, instead of the size's own number")
+    parser.add_argument("--row_tokens", type=int, default=Data.row_tokens, help="also the most tokens of an example")
+    parser.add_argument("--row_supervised", type=int, default=Data.row_supervised)
+    parser.add_argument("--rows_per_step", type=int, default=Data.rows_per_step)
+    parser.add_argument("--torch_optimizer", choices=("fused", "foreach"), default="fused", help="kind of its AdamW")
+    parser.add_argument("--torch_compile", action="store_true", help="torch.compile its model")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        _child_main(options.child)
+        return
+    sizes = QUICK_SIZES if options.quick else {name: SIZES[name] for name in options.sizes}
+    if options.steps:
+        sizes = {name: dataclasses.replace(size, steps=options.steps) for name, size in sizes.items()}
+    shape = {name: getattr(options, name) for name in ("row_tokens", "row_supervised", "rows_per_step")}
+    data = Data("", **shape, most_steps=max(size.steps for size in sizes.values()))
+    if options.quick:
+        data = dataclasses.replace(data, mixture="synthetic", records_per_dataset=3, vocab_size=2_048, row_tokens=256)
+    ratios: dict[str, float] = {}
+    figures: dict[str, float] = {}
+    settings: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        data = dataclasses.replace(data, folder=folder)
+        jobs = {
+            name: Job("", data, size, options.torch_optimizer, options.torch_compile) for name, size in sizes.items()
+        }
+        prepared = run_child(dataclasses.replace(next(iter(jobs.values())), side="prepare"))
+        measured = {
+            (name, side): run_child(dataclasses.replace(job, side=side)) for name, job in jobs.items() for side in SIDES
+        }
+        for (name, side), result in measured.items():
+            found = _figures(data, sizes[name], result)
+            figures |= {f"{side}_{name}_{figure}": value for figure, value in found.items()}
+            print(f"{name:6}{side:8}" + "".join(f"{figure} {value:<10}" for figure, value in found.items()))
+        for name, size in sizes.items():
+            speed = {side: figures[f"{side}_{name}_examples_per_s"] for side in SIDES}
+            ratios |= {f"{side}_{name}": round(speed["ours"] / speed[side], 2) for side in ("padded", "packed")}
+            settings[name] = {**dataclasses.asdict(size), "examples": len(_members(data, size.steps))}
+    for name, ratio in ratios.items():
+        print(f"{name:16} {ratio:>8}")
+    settings |= {key: value for key, value in dataclasses.asdict(data).items() if key not in ("folder", "most_steps")}
+    settings |= {"fill": round(prepared["fill"], 4), "padded_batch": PADDED_BATCH, "precision": "float32"}
+    settings |= {"torch_optimizer": options.torch_optimizer, "torch_compile": options.torch_compile}
+    finish(options, ratios=ratios, figures=figures, settings=settings, device=machine())
+
+
+if __name__ == "__main__":
+    main()

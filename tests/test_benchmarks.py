@@ -1,0 +1,144 @@
+"""The short versions of the benchmarks end, and say what they should."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seqgpt_jax.models.attention import BACKENDS
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+SIDES = ("ours", "padded", "packed")
+sys.path.insert(0, str(FOLDER))  # as Python does for a script
+device, train_speed = importlib.import_module("device"), importlib.import_module("train_speed")
+
+
+def _run(code: list[str], json_file: Path) -> dict:
+    """The JSON object of a run on one device, which is its last line and its file."""
+    environment = os.environ | {"PYTHONPATH": str(FOLDER.parent), "XLA_FLAGS": ""}
+    command = [sys.executable, *code, "--quick", "--json", str(json_file)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    result = json.loads(shown.splitlines()[-1])
+    assert json.loads(json_file.read_text()) == result
+    assert set(result) == {"ratios", "figures", "settings", "device", "command"}
+    return result
+
+
+def test_train_speed(tmp_path: Path) -> None:
+    result = _run([str(FOLDER / "train_speed.py")], tmp_path / "speed.json")
+    figures, settings = result["figures"], result["settings"]
+    assert set(result["ratios"]) == {"padded_quick", "packed_quick"}
+    for side in SIDES:
+        assert figures[f"{side}_quick_examples_per_s"] > 0
+        assert figures[f"{side}_quick_peak_mib"] > 100
+        assert 0 < figures[f"{side}_quick_needed_of_peak"] < figures[f"{side}_quick_computed_of_peak"] < 1.2
+        # near the logarithm of the vocabulary at first, and every side learns
+        assert figures[f"{side}_quick_loss_last"] < figures[f"{side}_quick_loss_first"] < math.log(2048) + 1
+    for side in ("padded", "packed"):
+        ratio = figures["ours_quick_examples_per_s"] / figures[f"{side}_quick_examples_per_s"]
+        assert result["ratios"][f"{side}_quick"] == pytest.approx(ratio, abs=0.006)
+    assert {"row_tokens", "row_supervised", "rows_per_step", "fill", "padded_batch"} <= set(settings)
+    assert {"steps", "examples", "micro_rows"} <= set(settings["quick"])
+
+
+def test_sides_of_train_speed_have_the_same_tokens(tmp_path: Path) -> None:
+    data = train_speed.Data(
+        str(tmp_path), "synthetic", records_per_dataset=2, vocab_size=600, row_tokens=256, most_steps=2
+    )
+    train_speed.prepare(data)
+    loader = train_speed._plan_and_loader(data)[1]
+    examples = train_speed.Examples(tmp_path)
+    supervised: dict[str, list[int]] = {"ours": [], "packed": [], "padded": []}
+    tokens: dict[str, list[int]] = {"ours": [], "padded": []}
+    for step, packed in enumerate(train_speed._packed(data, 2)):
+        batch = loader.batch(step)
+        np.testing.assert_array_equal(packed["input_ids"], batch.tokens_BT)
+        tokens["ours"] += batch.tokens_BT[batch.segment_ids_BT > 0].tolist()
+        supervised["ours"] += batch.targets_BS[batch.target_mask_BS].tolist()
+        # transformers shifts the labels itself: the hidden state at t answers for labels[t + 1]
+        predicted = np.argwhere(packed["labels"][:, 1:] != train_speed.IGNORED)
+        ours = np.argwhere(batch.target_mask_BS)
+        places = [(row, batch.target_positions_BS[row, place]) for row, place in ours]
+        assert sorted(map(tuple, predicted.tolist())) == sorted(places)
+        supervised["packed"] += packed["labels"][packed["labels"] != train_speed.IGNORED].tolist()
+    for batch in train_speed._padded(data, 2):
+        assert batch["input_ids"].shape[1] == batch["attention_mask"].sum(1).max()
+        tokens["padded"] += batch["input_ids"][batch["attention_mask"] == 1].tolist()
+        supervised["padded"] += batch["labels"][batch["labels"] != train_speed.IGNORED].tolist()
+    assert sorted(tokens["ours"]) == sorted(tokens["padded"])
+    assert sorted(supervised["ours"]) == sorted(supervised["packed"]) == sorted(supervised["padded"])
+    members = train_speed._members(data, 2)
+    assert len(supervised["ours"]) == examples.lengths[members, 1].sum() > 0
+
+
+def test_train_speed_says_where_data_is_missing(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(FOLDER.parent), "SEQGPT_DATA_DIR": str(tmp_path / "none")}
+    command = [sys.executable, str(FOLDER / "train_speed.py"), "--sizes", "mini", "--steps", "1"]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 2
+    assert "SEQGPT_DATA_DIR" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_device_without_tensorflow(tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(FOLDER)!r}); import device; device.main(); "
+        "loaded = {'tensorflow', 'seqio', 'torch', 'transformers'} & set(sys.modules); assert not loaded, loaded"
+    )
+    result = _run(["-c", code], tmp_path / "device.json")
+    figures = result["figures"]
+    assert result["settings"]["peak_from"] == "product"
+    assert 0 < figures["tiny_mfu_causal"] < figures["tiny_mfu"] < 1.2
+    peak = figures["product_tflops"]
+    assert figures["tiny_none_b2_mfu"] == figures["tiny_mfu"]
+    assert result["settings"]["peak_tflops"] == peak
+    for backend in BACKENDS:
+        assert f"tiny_attention_{backend}_ms" in figures or figures[f"tiny_attention_{backend}_error"]
+    assert figures["tiny_attention_reference_ms"] > 0
+    assert figures["tiny_decode_b1_tokens_per_s"] > 0
+    assert figures["tiny_decode_b4_tokens_per_s"] > 0
+
+
+class _Device:
+    def __init__(self, device_kind: str) -> None:
+        self.device_kind = device_kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "tflops"),
+    [
+        ("NVIDIA H200", 989.4),
+        ("NVIDIA H100 80GB HBM3", 989.4),
+        ("NVIDIA H100 PCIe", 756.0),
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("TPU v4", 275.0),
+        ("TPU v5 lite", 197.0),
+        ("TPU v5p", 459.0),
+        ("TPU v5", 459.0),
+        ("TPU v6 lite", 918.0),
+    ],
+)
+def test_peak_of_a_device(kind: str, tflops: float) -> None:
+    assert device.peak_of(_Device(kind), None, 1.0) == (tflops * 1e12, "table")
+
+
+def test_peak_by_flag_and_of_an_unknown_device() -> None:
+    assert device.peak_of(_Device("NVIDIA H200"), 800.0, 1.0) == (800e12, "flag")
+    assert device.peak_of(_Device("cpu"), None, 5e10) == (5e10, "product")
+
+
+def test_made_up_rows_are_whole_documents() -> None:
+    batch = device.made_up_rows(vocab_size=50, batch=3, row_tokens=256)
+    assert batch.segment_ids_BT[0, [0, 127, 128, 255]].tolist() == [1, 1, 2, 2]
+    assert batch.positions_BT[2, [0, 127, 128]].tolist() == [0, 127, 0]
+    assert batch.targets_BS.shape == (3, 2 * device.ANSWER_TOKENS)
+    for row in range(3):
+        np.testing.assert_array_equal(batch.tokens_BT[row, batch.target_positions_BS[row] + 1], batch.targets_BS[row])
