@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,11 +90,10 @@ def flash(
 
     def kernel(query_BTNH: jax.Array, key_BTGH: jax.Array, value_BTGH: jax.Array, segments_BT: jax.Array) -> jax.Array:
         key_BTNH, value_BTNH = (jnp.repeat(array, num_groups, axis=2) for array in (key_BTGH, value_BTGH))
-        run: Any = mha  # its decorators hide its parameters from mypy
-        return run(query_BTNH, key_BTNH, value_BTNH, segments_BT, sm_scale=scale, causal=True, interpret=INTERPRET)
+        return mha(query_BTNH, key_BTNH, value_BTNH, segments_BT, sm_scale=scale, causal=True, interpret=INTERPRET)
 
-    arrays = (_pad(_pad(array, 1, padded), 3, wide) for array in (query_BTNH, key_BTGH, value_BTGH))
-    attended = _over_mesh(kernel, key_BTGH.shape[2])(*arrays, _pad(segments_BT, 1, padded))
+    query, key, value = (_pad(_pad(array, 1, padded), 3, wide) for array in (query_BTNH, key_BTGH, value_BTGH))
+    attended = _over_mesh(kernel, key_BTGH.shape[2])(query, key, value, _pad(segments_BT, 1, padded))
     return attended[:, :length, :, :head_dim]
 
 

@@ -13,10 +13,20 @@ import pytest
 from jax.sharding import Mesh
 
 from seqgpt_jax.data.loader import Batch
+from seqgpt_jax.models.loss import LossConfig
 from seqgpt_jax.training.optimizers import Optimizer
 from seqgpt_jax.training.partitioning import make_mesh
-from seqgpt_jax.training.step import StepMetrics
-from tests.training.toy import SKELETON, TOY_MUON, ToySource, host_params, packed_batch, start, unpacked_batch
+from seqgpt_jax.training.step import StepMetrics, init_state, make_train_step, state_shardings
+from tests.training.toy import (
+    SKELETON,
+    TOY_MUON,
+    ToySource,
+    host_params,
+    one_device,
+    packed_batch,
+    start,
+    unpacked_batch,
+)
 
 # Gradient descent at rate 1: what a parameter moves by is its gradient.
 DESCENT = Optimizer(optax.sgd(1.0), lambda step: jnp.ones(()))
@@ -76,6 +86,14 @@ def test_meshes_agree_with_one_device(sizes: tuple[int, int, int], reference: tu
     # Uneven on purpose: a mean of the parts' means would be another gradient.
     assert len({int(row.sum()) for row in packed_batch().target_mask_BS}) > 1
     assert_same(gradient(packed_batch(), make_mesh(*sizes), num_microbatches=2 if sizes[0] == 2 else 1), reference)
+
+
+def test_loss_settings_reach_the_step(reference: tuple[Any, StepMetrics]) -> None:
+    shardings = state_shardings(SKELETON, DESCENT, one_device())
+    step = make_train_step(SKELETON, DESCENT, one_device(), shardings, loss=LossConfig(z_loss=0.5))
+    _, metrics = step(init_state(host_params(), DESCENT, shardings), packed_batch())
+    # log Z of 64 words that are about as likely is about log 64.
+    np.testing.assert_allclose(metrics.loss - reference[1].loss, 0.5 * np.log(64) ** 2, rtol=0.1)
 
 
 def test_it_learns() -> None:
