@@ -38,8 +38,10 @@ from flax import nnx
 
 from seqgpt_jax.data.loader import Batch
 from seqgpt_jax.decoding.generate import generate
+from seqgpt_jax.models import architectures
 from seqgpt_jax.models.attention import BACKENDS, TokenLayout, alibi_slopes, attend
-from seqgpt_jax.models.bloom import Bloom, BloomConfig
+from seqgpt_jax.models.bloom import BloomConfig
+from seqgpt_jax.models.decoder import Decoder, DecoderConfig
 from seqgpt_jax.models.flops import train_flops
 from seqgpt_jax.models.presets import get_preset
 from seqgpt_jax.training.optimizers import OptimizerConfig, make_optimizer
@@ -66,17 +68,17 @@ NEVER = -1  # no token has this id, so decoding goes on to the last token
 TINY = BloomConfig(vocab_size=512, num_layers=2, width=64, num_heads=4)
 
 
-def train(config: BloomConfig, batch: int, row_tokens: int, num_steps: int) -> tuple[float, float, float]:
+def train(config: DecoderConfig, batch: int, row_tokens: int, num_steps: int) -> tuple[float, float, float]:
     """Seconds of a train step on batch rows; its operations with attention over whole rows, and over half of them."""
 
-    def make_model() -> Bloom:
-        return Bloom(config, rngs=nnx.Rngs(0))
+    def make_model() -> Decoder:
+        return architectures.make_model(config, rngs=nnx.Rngs(0))
 
     skeleton, mesh = make_skeleton(make_model), make_mesh(devices=jax.devices()[:1])
     optimizer = make_optimizer(OptimizerConfig(name="adamw", learning_rate=1e-4), num_steps, skeleton)
     shardings = state_shardings(skeleton, optimizer, mesh)
     rows = jax.device_put(made_up_rows(config.vocab_size, batch, row_tokens), batch_sharding(mesh))
-    state = init_state(init_params(make_model, skeleton, mesh), optimizer, shardings)
+    state = init_state(skeleton, init_params(make_model, skeleton, mesh), optimizer, shardings)
     step = make_train_step(skeleton, optimizer, mesh, shardings).lower(state, rows).compile()
     for _ in range(2):  # the first steps may still tune and allocate
         state, metrics = step(state, rows)
@@ -104,7 +106,7 @@ def made_up_rows(vocab_size: int, batch: int, row_tokens: int) -> Batch:
     return Batch(tokens_BT, positions_BT, segment_ids_BT, predictors_BS, targets_BS, np.ones_like(targets_BS, bool))
 
 
-def measure_train(name: str, config: BloomConfig, options: argparse.Namespace, peak: float) -> dict[str, Any]:
+def measure_train(name: str, config: DecoderConfig, options: argparse.Namespace, peak: float) -> dict[str, Any]:
     """For each policy the figures of the largest batch that fits; under the model's name those of the best policy."""
     figures: dict[str, Any] = {}
     best = 0.0
@@ -133,7 +135,7 @@ def measure_train(name: str, config: BloomConfig, options: argparse.Namespace, p
     return figures
 
 
-def measure_attention(name: str, config: BloomConfig, batch: int, row_tokens: int, num_steps: int) -> dict[str, Any]:
+def measure_attention(name: str, config: DecoderConfig, batch: int, row_tokens: int, num_steps: int) -> dict[str, Any]:
     """Milliseconds of each backend's forward and backward pass over one layer's heads, or the message it raises."""
     rows = made_up_rows(config.vocab_size, batch, row_tokens)
     segments_BT, positions_BT = jnp.asarray(rows.segment_ids_BT), jnp.asarray(rows.positions_BT)
@@ -158,10 +160,10 @@ def measure_attention(name: str, config: BloomConfig, batch: int, row_tokens: in
     return figures
 
 
-def measure_decoding(name: str, config: BloomConfig, batches: Sequence[int], new_tokens: int) -> dict[str, Any]:
+def measure_decoding(name: str, config: DecoderConfig, batches: Sequence[int], new_tokens: int) -> dict[str, Any]:
     """Answer tokens a second of `generate` at each batch size, compilation apart."""
     config = dataclasses.replace(config, param_dtype=config.compute_dtype)
-    model = nnx.jit(lambda: Bloom(config, rngs=nnx.Rngs(0)))()
+    model = nnx.jit(lambda: architectures.make_model(config, rngs=nnx.Rngs(0)))()
     rng = np.random.default_rng(0)
     figures = {}
     for batch in batches:

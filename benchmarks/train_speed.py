@@ -203,7 +203,8 @@ def run_ours(job: Job) -> dict[str, Any]:
     import jax
     from flax import nnx
 
-    from seqgpt_jax.models.bloom import Bloom
+    from seqgpt_jax.models import architectures
+    from seqgpt_jax.models.decoder import Decoder
     from seqgpt_jax.models.presets import get_preset
     from seqgpt_jax.training.optimizers import OptimizerConfig, make_optimizer
     from seqgpt_jax.training.partitioning import batch_sharding, make_mesh, make_skeleton
@@ -217,8 +218,8 @@ def run_ours(job: Job) -> dict[str, Any]:
     loader = _plan_and_loader(data)[1]
     config = get_preset(size.preset, size.vocab_size)
 
-    def make_model() -> Bloom:
-        return Bloom(config, rngs=nnx.Rngs(0))
+    def make_model() -> Decoder:
+        return architectures.make_model(config, rngs=nnx.Rngs(0))
 
     skeleton, mesh = make_skeleton(make_model), make_mesh(devices=jax.devices()[:1])
     settings = OptimizerConfig(
@@ -227,7 +228,7 @@ def run_ours(job: Job) -> dict[str, Any]:
     )  # fmt: skip
     optimizer = make_optimizer(settings, size.steps + 1, skeleton)
     shardings = state_shardings(skeleton, optimizer, mesh)
-    state = init_state(init_params(make_model, skeleton, mesh), optimizer, shardings)
+    state = init_state(skeleton, init_params(make_model, skeleton, mesh), optimizer, shardings)
     num_parts = data.rows_per_step // (size.micro_rows or data.rows_per_step)
 
     begin = time.perf_counter()

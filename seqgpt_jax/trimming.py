@@ -25,12 +25,11 @@ from seqgpt_jax import hf
 from seqgpt_jax.atomic import Kind
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.architectures import make_model
-from seqgpt_jax.models.decoder import Decoder
+from seqgpt_jax.models.decoder import Decoder, embedding_rows
 from seqgpt_jax.prompt import FORMATS
 from seqgpt_jax.vocabulary import Vocabulary
 
 MAP_FILE = "vocabulary_map.json"
-_ROWS_MULTIPLE = 64  # embedding rows are rounded up to it, so that they split over devices
 _TEXTS_AT_ONCE = 4096
 
 
@@ -79,7 +78,7 @@ def trim_vocabulary(vocabulary: Vocabulary, old_ids: np.ndarray) -> Vocabulary:
 
 def trim_model(model: Decoder, old_ids: np.ndarray) -> Decoder:
     """The model with the embedding (and head) rows of old_ids, rounded up to a multiple of 64 with their mean."""
-    num_rows = -(-len(old_ids) // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
+    num_rows = embedding_rows(len(old_ids))
     config = dataclasses.replace(model.config, vocab_size=num_rows)
     graph, _ = nnx.split(nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0))))
     state = nnx.to_flat_state(nnx.state(model))

@@ -33,13 +33,12 @@ from seqgpt_jax.hf.files import (
 )
 from seqgpt_jax.hf.tables import Entry, ParamPath, gather_tensor, param_shapes, scatter_tensors
 from seqgpt_jax.models.architectures import make_model
-from seqgpt_jax.models.decoder import Decoder, DecoderConfig
+from seqgpt_jax.models.decoder import Decoder, DecoderConfig, embedding_rows
 from seqgpt_jax.models.lora import merged
 from seqgpt_jax.vocabulary import Vocabulary
 
 EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 
-_ROWS_MULTIPLE = 64  # vocabulary rows that are added end at one, so that they split over devices
 _ROW_PATHS: tuple[ParamPath, ...] = (("embedding",), ("output",))  # one row a token
 _BESIDE_WEIGHTS = (
     CONFIG,
@@ -88,7 +87,7 @@ def read_model(source: str | os.PathLike[str], config: DecoderConfig, *, gen_id:
     directory, architecture = local_directory(source), architecture_of(config)
     stored_rows, num_rows = config.vocab_size, config.vocab_size
     if gen_id is not None and gen_id >= stored_rows:
-        num_rows = -(-(gen_id + 1) // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
+        num_rows = embedding_rows(gen_id + 1)
 
     def give_gen_its_row(path: ParamPath, values: np.ndarray) -> None:
         if gen_id is not None and path in _ROW_PATHS:

@@ -71,6 +71,11 @@ class DecoderConfig:
             raise UserError(f"{self._name}.{name} is {getattr(self, name)} (it must be at least 1)")
 
 
+def embedding_rows(num_ids: int) -> int:
+    """Rows of an embedding that is made for so many ids: a multiple of 64, so that they split over devices."""
+    return -(-num_ids // 64) * 64
+
+
 class KVCache(NamedTuple):
     """Keys and values of the tokens seen so far. A call with T tokens fills slots length .. length+T of every row."""
 

@@ -9,13 +9,13 @@ Shapes: L layers, D width, N heads, G key and value heads, H head dim, F MLP wid
 
 from __future__ import annotations
 
-from typing import Any
+from seqgpt_jax.models.decoder import DecoderConfig
 
 # A model's backward pass has two products for each of the forward pass: by the weights, and by the inputs.
 _TRAIN_PASSES = 3
 
 
-def block_weights(config: Any) -> int:
+def block_weights(config: DecoderConfig) -> int:
     """Entries of one block's matrices, each of which multiplies every token once.
 
     query DNH + key and value 2DGH + out NHD + MLP: 2 * D * 4D of BLOOM, 3DF of a gated one.
@@ -24,7 +24,11 @@ def block_weights(config: Any) -> int:
 
 
 def forward_flops(
-    config: Any, tokens: float, head_positions: float, row_tokens: float, last_block_positions: float | None = None
+    config: DecoderConfig,
+    tokens: float,
+    head_positions: float,
+    row_tokens: float,
+    last_block_positions: float | None = None,
 ) -> float:
     """Operations of a forward pass over rows of row_tokens tokens, `tokens` in all, padding included.
 
@@ -44,7 +48,11 @@ def forward_flops(
 
 
 def train_flops(
-    config: Any, tokens: float, head_positions: float, row_tokens: float, last_block_positions: float | None = None
+    config: DecoderConfig,
+    tokens: float,
+    head_positions: float,
+    row_tokens: float,
+    last_block_positions: float | None = None,
 ) -> float:
     """Operations of a training step: three times `forward_flops`. Recomputation and the optimiser are not counted.
 
@@ -53,11 +61,11 @@ def train_flops(
     return _TRAIN_PASSES * forward_flops(config, tokens, head_positions, row_tokens, last_block_positions)
 
 
-def _query_side_weights(config: Any) -> int:
+def _query_side_weights(config: DecoderConfig) -> int:
     mlp_width = getattr(config, "mlp_width", None)  # gated: gate, up and down
     mlp = 2 * 4 * config.width if mlp_width is None else 3 * mlp_width
     return config.width * (2 * config.num_heads * config.head_dim + mlp)
 
 
-def _key_value_weights(config: Any) -> int:
-    return 2 * config.width * getattr(config, "num_kv_heads", config.num_heads) * config.head_dim
+def _key_value_weights(config: DecoderConfig) -> int:
+    return 2 * config.width * config.num_kv_heads * config.head_dim

@@ -21,15 +21,16 @@ from jax.sharding import Mesh
 
 from seqgpt_jax.data.loader import Batch
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.models.bloom import Bloom, BloomConfig
+from seqgpt_jax.models.architectures import make_model
+from seqgpt_jax.models.decoder import DecoderConfig, embedding_rows
+from seqgpt_jax.models.flops import train_flops
 from seqgpt_jax.models.presets import get_preset
 from seqgpt_jax.recipe import DataSettings, Recipe, Stage
 from seqgpt_jax.training.chips import Chip, Topology, topology_devices
-from seqgpt_jax.training.flops import model_flops, traced_flops
+from seqgpt_jax.training.flops import traced_flops
 from seqgpt_jax.training.hlo import Collective, find_collectives, memory_traffic, parse_program
 from seqgpt_jax.training.optimizers import make_optimizer
 from seqgpt_jax.training.partitioning import ModelSkeleton, batch_sharding, check_rows, make_mesh, make_skeleton
-from seqgpt_jax.training.start import embedding_rows
 from seqgpt_jax.training.step import TrainState, abstract_state, make_train_step, state_shardings
 
 
@@ -65,7 +66,7 @@ class Memory:
 class Work:
     """What a step does. Where the compiler failed, what only it knows is None."""
 
-    model_flops: int  # all devices, by the model's sizes, nothing computed twice
+    model_flops: float  # all devices, by the model's sizes, nothing computed twice
     traced_flops: int  # all devices, as traced: with recomputation, and loops in full
     xla_flops: float | None  # one device, XLA's own count: loop bodies once
     hbm_bytes: int | None  # one device, read and written, loops in full
@@ -103,7 +104,7 @@ class Plan:
     mesh: dict[str, int]
     stage: Stage
     data: DataSettings
-    config: BloomConfig
+    config: DecoderConfig
     num_parameters: int
     parameters: tuple[Parameter, ...]
     memory: Memory
@@ -126,18 +127,25 @@ def make_plan(recipe: Recipe, topology: Topology, stage_name: str | None = None)
     check_rows(recipe.data.rows_per_step, mesh, stage.num_microbatches)
     config = planned_config(recipe, topology)
     begin = time.perf_counter()
-    skeleton = make_skeleton(lambda: Bloom(config, rngs=nnx.Rngs(0)))
+    skeleton = make_skeleton(lambda: make_model(config, rngs=nnx.Rngs(0)))
     optimizer = make_optimizer(stage.optimizer, stage.steps, skeleton)
     shardings = state_shardings(skeleton, optimizer, mesh)
     arguments = (abstract_state(skeleton, optimizer, shardings), abstract_batch(recipe.data, mesh))
-    traced = make_train_step(skeleton, optimizer, mesh, shardings, stage.num_microbatches).trace(*arguments)
+    traced = make_train_step(skeleton, optimizer, mesh, shardings, stage.num_microbatches, recipe.loss).trace(
+        *arguments
+    )
     lowered = traced.lower()
     middle, middle_cpu = time.perf_counter(), time.process_time()
     compiled, failure = _compile(lowered)
     end, end_cpu = time.perf_counter(), time.process_time()
     memory = _memory_of(compiled, failure, _bytes_per_device(arguments), topology.chip)
     data = recipe.data
-    needed = model_flops(skeleton, config, data.rows_per_step, data.row_tokens, data.row_supervised)
+    needed = train_flops(
+        config,
+        data.rows_per_step * data.row_tokens,
+        data.rows_per_step * data.row_supervised,
+        data.row_tokens,
+    )
     work = _work_of(compiled, needed, traced_flops(traced.jaxpr))
     return Plan(
         topology=topology,
@@ -164,7 +172,7 @@ def _find_stage(recipe: Recipe, name: str | None) -> Stage:
     return recipe.stages[0] if name is None else stages[name]
 
 
-def planned_config(recipe: Recipe, topology: Topology) -> BloomConfig:
+def planned_config(recipe: Recipe, topology: Topology) -> DecoderConfig:
     """The model as it would be built on these devices."""
     preset = get_preset(recipe.model.preset)
     rows = preset.vocab_size
@@ -250,7 +258,7 @@ def _size(match: re.Match[str]) -> int:
     return int(float(match[1]) * 2 ** (10 * (1 + "KMGT".index(match[2]))))
 
 
-def _work_of(compiled: Any, needed: int, traced: int) -> Work:
+def _work_of(compiled: Any, needed: float, traced: int) -> Work:
     if compiled is None:
         return Work(needed, traced, None, None, None, None, 0)
     cost = compiled.cost_analysis()

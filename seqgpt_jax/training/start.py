@@ -10,12 +10,10 @@ from pathlib import Path
 
 from seqgpt_jax.data.cache import CacheSpec
 from seqgpt_jax.data.questions import training_texts
-from seqgpt_jax.models.decoder import Decoder, DecoderConfig
+from seqgpt_jax.models.decoder import Decoder, DecoderConfig, embedding_rows
 from seqgpt_jax.recipe import Recipe, Stage
 from seqgpt_jax.training.partitioning import Params, params_of
 from seqgpt_jax.vocabulary import Vocabulary, train_tokenizer
-
-_ROWS_MULTIPLE = 64  # embedding rows are rounded up to it, so that they split over devices
 
 
 @dataclass(frozen=True)
@@ -53,11 +51,6 @@ def prepare_start(recipe: Recipe, run_dir: Path) -> StartingPoint:
     names = ("param_dtype", "compute_dtype", "remat", "attention", "layer_loop", "lora")
     config = dataclasses.replace(own, **{name: getattr(numerics, name) for name in names})
     return StartingPoint(vocabulary, config, pretrained.params)
-
-
-def embedding_rows(vocabulary_size: int) -> int:
-    """Rows of the embedding of a new model whose tokenizer has so many ids."""
-    return -(-vocabulary_size // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
 
 
 def cache_spec(recipe: Recipe, stage: Stage, tokenizer: Path | str) -> CacheSpec:

@@ -117,26 +117,24 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         num_targets = jnp.maximum(batch.target_mask_BS.sum(dtype=jnp.float32), 1.0)
-
         trained, frozen = skeleton.trained(state.params), skeleton.frozen(state.params)
 
         def part_loss(trained: Params, part: Batch) -> tuple[jax.Array, LossSums]:
-            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for attention kernels
-                sums = loss_sums(skeleton.merge(join_params(frozen, trained)), part)
+            sums = loss_sums(skeleton.merge(join_params(frozen, trained)), part)
             return sums.loss_sum / num_targets, sums
 
-        def gradient(params: Params, part: Batch) -> tuple[Any, LossSums]:
-            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # the model asks it where rows lie
-                grads, sums = jax.grad(part_loss, has_aux=True)(params, part)
-            return jax.lax.with_sharding_constraint(grads, shardings.params), sums
+        def gradient(part: Batch) -> tuple[Params, LossSums]:
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # the model asks it where rows and heads lie
+                grads, sums = jax.grad(part_loss, has_aux=True)(trained, part)
+            return jax.lax.with_sharding_constraint(grads, skeleton.trained(shardings.params)), sums
 
         if num_microbatches == 1:
-            grads, sums = gradient(trained, batch)
+            grads, sums = gradient(batch)
         else:
             parts = jax.tree.map(lambda rows_B: _microbatches(rows_B, num_microbatches, rows), batch)
 
             def add_part(total: Any, part: Batch) -> tuple[Any, None]:
-                return jax.tree.map(jnp.add, total, gradient(trained, part)), None
+                return jax.tree.map(jnp.add, total, gradient(part)), None
 
             zero = jnp.zeros((), jnp.float32)
             start = (jax.tree.map(jnp.zeros_like, trained), LossSums(zero, zero, zero))
