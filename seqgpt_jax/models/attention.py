@@ -81,9 +81,10 @@ def attend(
     """
     if backend == "auto":
         backend = _fastest(query_BTNH, layout, slopes_N)
-    if backend not in BACKENDS:
-        raise UserError(f"attention backend '{backend}' is unknown (choose auto, {', '.join(sorted(BACKENDS))})")
-    return BACKENDS[backend](query_BTNH, key_BKGH, value_BKGH, layout, slopes_N)
+    if (run := BACKENDS.get(backend) or KERNELS.get(backend)) is None:
+        known = ", ".join(("auto", *BACKENDS, *KERNELS))
+        raise UserError(f"attention backend '{backend}' is unknown (choose {known})")
+    return run(query_BTNH, key_BKGH, value_BKGH, layout, slopes_N)
 
 
 def _fastest(query_BTNH: jax.Array, layout: TokenLayout, slopes_N: np.ndarray | None) -> str:
@@ -191,10 +192,5 @@ def _kernel(name: str) -> Callable[..., jax.Array]:
     return run
 
 
-KERNELS = ("splash", "flash", "cudnn")
-BACKENDS: dict[str, Callable[..., jax.Array]] = {
-    "reference": _reference,
-    "blocks": _blocks,
-    "xla": _xla,
-    **{name: _kernel(name) for name in KERNELS},
-}
+BACKENDS: dict[str, Callable[..., jax.Array]] = {"reference": _reference, "blocks": _blocks, "xla": _xla}
+KERNELS: dict[str, Callable[..., jax.Array]] = {name: _kernel(name) for name in ("splash", "flash", "cudnn")}

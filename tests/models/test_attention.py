@@ -16,7 +16,7 @@ from seqgpt_jax.models import attention, flash
 from seqgpt_jax.models.attention import BACKENDS, KERNELS, TokenLayout, alibi_slopes, attend
 from seqgpt_jax.training.partitioning import make_mesh
 
-HERE = [name for name in sorted(BACKENDS) if name != "cudnn"]  # cuDNN cannot be interpreted
+HERE = [*BACKENDS, "splash", "flash"]  # cuDNN cannot be interpreted
 
 
 @pytest.fixture(autouse=True)
@@ -202,7 +202,10 @@ def _fails(match: str, call: Callable[[], object]) -> None:
 def test_user_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     arrays, layout = _packed(2, 2)
     slopes = alibi_slopes(2)
-    _fails("'fast' is unknown .*blocks, cudnn, flash, reference", lambda: attend(*arrays, layout, slopes, "fast"))
+    _fails(
+        "'fast' is unknown .*blocks, xla, splash, flash",
+        lambda: attend(*arrays, layout, slopes, "fast"),
+    )
     cached = layout._replace(query_segments_BT=layout.query_segments_BT[:, -1:], query_slots_BT=np.full((2, 1), 10))
     for backend in KERNELS:
         _fails("whole rows alone", lambda: attend(arrays[0][:, -1:], *arrays[1:], cached, slopes, backend))  # noqa: B023
@@ -231,7 +234,7 @@ def test_auto_takes_what_the_device_has(
     platform: str, length: int, dtype: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flash, "platform", lambda: platform)
-    monkeypatch.setitem(BACKENDS, expected, lambda *_: "taken")
+    monkeypatch.setitem(BACKENDS if expected in BACKENDS else KERNELS, expected, lambda *_: "taken")
     segments = np.ones((1, length), np.int32)
     layout = TokenLayout(segments, segments, segments, np.arange(length, dtype=np.int32)[None])
     array = jnp.zeros((1, length, 2, 64), dtype)

@@ -193,5 +193,5 @@ def test_user_errors() -> None:
         BloomConfig(vocab_size=8, num_layers=1, width=10, num_heads=3)
     with pytest.raises(UserError, match="remat"):
         BloomConfig(vocab_size=8, num_layers=1, width=8, num_heads=2, remat="some")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="attention backend 'flash'"):
-        random_model(dataclasses.replace(TINY, attention="flash"))(*whole_rows(np.zeros((1, 4), np.int32)))
+    with pytest.raises(UserError, match="attention backend 'fast'"):
+        random_model(dataclasses.replace(TINY, attention="fast"))(*whole_rows(np.zeros((1, 4), np.int32)))
