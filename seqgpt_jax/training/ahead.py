@@ -230,8 +230,7 @@ def _compile(lowered: Any) -> tuple[Any, str]:
 def _memory_of(compiled: Any, failure: str, arguments: int, chip: Chip | None) -> Memory:
     limit = chip.hbm_bytes if chip else None
     if compiled is None:
-        total, temporaries = _needed_bytes(failure, arguments)
-        return Memory(arguments, None, None, temporaries, None, total, limit)
+        return Memory(arguments, None, None, None, None, _needed_bytes(failure), limit)
     stats = compiled.memory_analysis()
     own = stats.argument_size_in_bytes, stats.output_size_in_bytes - stats.alias_size_in_bytes
     return Memory(
@@ -245,17 +244,15 @@ def _memory_of(compiled: Any, failure: str, arguments: int, chip: Chip | None) -
     )
 
 
-def _needed_bytes(failure: str, arguments: int) -> tuple[int, int | None]:
-    """Total and temporaries by XLA's message: `temporaries (123.86G) exceeds`, or `Used 20.1G of 15.75G hbm`."""
-    if used := re.search(r"Used ([\d.]+)([KMGT]) of", failure):
-        return _size(used), None
-    if needed := re.search(r"temporaries \(([\d.]+)([KMGT])\)", failure):
-        return arguments + _size(needed), _size(needed)
-    raise AssertionError(f"no size in: {failure[:500]}")
+def _needed_bytes(failure: str) -> int:
+    """All that the step would need, by XLA's message: `temporaries (123.86G) exceeds`, or `Used 20.1G of 15.75G hbm`.
 
-
-def _size(match: re.Match[str]) -> int:
-    return int(float(match[1]) * 2 ** (10 * (1 + "KMGT".index(match[2]))))
+    What the first calls temporaries has the arguments in it.
+    """
+    size = re.search(r"temporaries \(([\d.]+)([KMGT])\)|Used ([\d.]+)([KMGT]) of", failure)
+    assert size is not None, f"no size in: {failure[:500]}"
+    number, unit = (part for part in size.groups() if part)
+    return int(float(number) * 2 ** (10 * (1 + "KMGT".index(unit))))
 
 
 def _work_of(compiled: Any, needed: float, traced: int) -> Work:
