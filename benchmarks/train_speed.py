@@ -6,13 +6,15 @@ Three sides, each in a process of its own, one after the other:
 
     ours    the real train step, on packed rows whose segments keep documents apart
     padded  BloomForCausalLM as transformers' Trainer feeds it: shuffled batches of 16, padded to the longest
-    packed  BloomForCausalLM on the very rows of ours; it can hold no segment mask, so documents see one another
+    packed  BloomForCausalLM on packed rows; it can hold no segment mask, so documents in a row see one another
 
 Examples are questions of the mixture held_in (SEQGPT_DATA_DIR, else ../shared/data), tokenized once with a vocabulary
 of 32,768 that is trained on them; every side gets the same token ids, also bloom_560m, whose head has 250,880 rows.
-The examples of the first rows of the packed plan are the work; a side is timed from its first step to its last, after
-one step that is not counted (`warmup_s`: that step, and compilation). The answer alone is supervised. AdamW (torch's
-fused one) with clipping, float32, all cores. A step of `padded` is 16 examples, a step of packed rows about as many.
+The examples of the first steps of our plan are the work of every side. `packed` packs them anew into rows of the same
+length, as full as they go, since it has no use for our rows' second limit, of supervised tokens. A side is timed from
+its first step to its last, after one step that is not counted (`warmup_s`: that step, and compilation). The answer
+alone is supervised. AdamW (torch's fused one) with clipping, float32, all cores. A step of `padded` is 16 examples, a
+step of packed rows about as many.
 
 Ratios are examples per second, ours over theirs. Figures of each side, beside its speed:
 
@@ -104,7 +106,7 @@ class Job:
 
 
 class Examples:
-    """Token ids of all examples and of the plan's rows, as prepare() leaves them."""
+    """Token ids of all examples, as prepare() leaves them."""
 
     name = "examples"
 
@@ -131,7 +133,7 @@ class Examples:
 
 
 def prepare(data: Data) -> dict[str, Any]:
-    """Writes examples.npz and rows.npz: the rows of each step as token ids and labels, and who stands in them."""
+    """Writes examples.npz, and steps.npz: which of them our steps hold."""
     from seqgpt_jax.atomic import STEPS
     from seqgpt_jax.data.datasets import resolve_mixture, sample_records
     from seqgpt_jax.data.questions import EncodeConfig, ask_record, encode_examples, training_texts
@@ -152,26 +154,11 @@ def prepare(data: Data) -> dict[str, Any]:
         ids=np.concatenate([example.ids for example in examples]),
         lengths=np.array([(len(each.ids), len(each.ids) - each.num_prompt) for each in examples]),
     )
-    plan, loader = _plan_and_loader(data)
-    steps = range(data.most_steps + 1)  # one to warm up with
-    batches = [loader.batch(step) for step in steps]
-    members = [[index for row in plan.rows(step) for _, index in row] for step in steps]
-    np.savez(
-        Path(data.folder) / "rows.npz",
-        tokens=np.stack([batch.tokens_BT for batch in batches]),
-        labels=np.stack([_labels(batch) for batch in batches]),
-        members=np.concatenate(members),
-        ends=np.cumsum([len(each) for each in members]),
-    )
+    plan = _plan_and_loader(data)[0]
+    steps = [[index for row in plan.rows(step) for _, index in row] for step in range(data.most_steps)]
+    ends = np.cumsum([len(members) for members in steps])
+    np.savez(Path(data.folder) / "steps.npz", members=np.concatenate(steps), ends=ends)
     return {"vocabulary": vocabulary.size, "fill": plan.fill()}
-
-
-def _labels(batch: Any) -> np.ndarray:
-    """[B, T] as transformers wants them: the token itself where it is supervised, which the model then shifts."""
-    labels_BT = np.full(batch.tokens_BT.shape, IGNORED, np.int64)
-    rows, places = np.nonzero(batch.target_mask_BS)
-    labels_BT[rows, batch.target_positions_BS[rows, places] + 1] = batch.targets_BS[rows, places]
-    return labels_BT
 
 
 def _plan_and_loader(data: Data) -> tuple[Any, Any]:
@@ -185,9 +172,9 @@ def _plan_and_loader(data: Data) -> tuple[Any, Any]:
 
 
 def _members(data: Data, steps: int) -> np.ndarray:
-    """The examples of the first steps."""
-    with np.load(Path(data.folder) / "rows.npz") as rows:
-        return rows["members"][: rows["ends"][steps - 1]]
+    """The examples of our first steps."""
+    with np.load(Path(data.folder) / "steps.npz") as arrays:
+        return arrays["members"][: arrays["ends"][steps - 1]]
 
 
 # --- the sides -------------------------------------------------------------------------------------------------------
@@ -303,29 +290,38 @@ def run_torch(job: Job) -> dict[str, Any]:
 def _padded(data: Data, steps: int) -> Iterator[dict[str, np.ndarray]]:
     """Batches of 16 of the examples in random order, on the right padded to the longest."""
     examples = Examples(Path(data.folder))
-    order = np.random.default_rng(0).permutation(_members(data, steps))
+    order = np.random.default_rng(0).permutation(_members(data, steps)).tolist()
     for first in range(0, len(order), PADDED_BATCH):
-        chosen = order[first : first + PADDED_BATCH].tolist()
-        shape = (len(chosen), max(len(examples.ids(index)) for index in chosen))
-        batch = {
-            "input_ids": np.full(shape, PAD_ID, np.int64),
-            "attention_mask": np.zeros(shape, np.int64),
-            "labels": np.full(shape, IGNORED, np.int64),
-        }
-        for row, index in enumerate(chosen):
-            ids, answer = examples.ids(index), examples.answer(index)
-            batch["input_ids"][row, : len(ids)] = ids
-            batch["attention_mask"][row, : len(ids)] = 1
-            batch["labels"][row, : len(ids)] = np.where(answer, ids, IGNORED)
-        yield batch
+        chosen = order[first : first + PADDED_BATCH]
+        yield _torch_batch([[index] for index in chosen], examples, int(examples.lengths[chosen, 0].max()))
 
 
 def _packed(data: Data, steps: int) -> Iterator[dict[str, np.ndarray]]:
-    """The rows of ours, without segments."""
-    with np.load(Path(data.folder) / "rows.npz") as rows:
-        tokens, labels = rows["tokens"][:steps].astype(np.int64), rows["labels"][:steps]
-    for tokens_BT, labels_BT in zip(tokens, labels, strict=True):
-        yield {"input_ids": tokens_BT, "labels": labels_BT}
+    """Rows of several examples in random order, without segments."""
+    from seqgpt_jax.data.plan import pack
+
+    examples, members = Examples(Path(data.folder)), _members(data, steps)
+    tokens, supervised = examples.lengths[members].T
+    rows = pack(tokens, supervised, data.row_tokens, row_supervised=data.row_tokens)
+    order = np.random.default_rng(0).permutation(len(rows)).tolist()
+    for first in range(0, len(order), data.rows_per_step):
+        chosen = [members[rows[row]].tolist() for row in order[first : first + data.rows_per_step]]
+        batch = _torch_batch(chosen, examples, data.row_tokens)
+        del batch["attention_mask"]  # what is not attended stands at the end, where causality hides it
+        yield batch
+
+
+def _torch_batch(rows: Sequence[Sequence[int]], examples: Examples, row_tokens: int) -> dict[str, np.ndarray]:
+    """The examples of each row one after another. Labels are the tokens themselves, which the model then shifts."""
+    shape = (len(rows), row_tokens)
+    input_ids, labels = np.full(shape, PAD_ID, np.int64), np.full(shape, IGNORED, np.int64)
+    attention_mask = np.zeros(shape, np.int64)
+    for row, members in enumerate(rows):
+        ids = np.concatenate([examples.ids(index) for index in members])
+        answers = np.concatenate([examples.answer(index) for index in members])
+        input_ids[row, : len(ids)], attention_mask[row, : len(ids)] = ids, 1
+        labels[row, : len(ids)] = np.where(answers, ids, IGNORED)
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
 def _preset_shape(preset: str) -> dict[str, int]:

@@ -54,29 +54,28 @@ def test_sides_of_train_speed_have_the_same_tokens(tmp_path: Path) -> None:
         str(tmp_path), "synthetic", records_per_dataset=2, vocab_size=600, row_tokens=256, most_steps=2
     )
     train_speed.prepare(data)
-    loader = train_speed._plan_and_loader(data)[1]
-    examples = train_speed.Examples(tmp_path)
-    supervised: dict[str, list[int]] = {"ours": [], "packed": [], "padded": []}
-    tokens: dict[str, list[int]] = {"ours": [], "padded": []}
-    for step, packed in enumerate(train_speed._packed(data, 2)):
-        batch = loader.batch(step)
-        np.testing.assert_array_equal(packed["input_ids"], batch.tokens_BT)
-        tokens["ours"] += batch.tokens_BT[batch.segment_ids_BT > 0].tolist()
-        supervised["ours"] += batch.targets_BS[batch.target_mask_BS].tolist()
-        # transformers shifts the labels itself: the hidden state at t answers for labels[t + 1]
-        predicted = np.argwhere(packed["labels"][:, 1:] != train_speed.IGNORED)
-        ours = np.argwhere(batch.target_mask_BS)
-        places = [(row, batch.target_positions_BS[row, place]) for row, place in ours]
-        assert sorted(map(tuple, predicted.tolist())) == sorted(places)
-        supervised["packed"] += packed["labels"][packed["labels"] != train_speed.IGNORED].tolist()
-    for batch in train_speed._padded(data, 2):
-        assert batch["input_ids"].shape[1] == batch["attention_mask"].sum(1).max()
-        tokens["padded"] += batch["input_ids"][batch["attention_mask"] == 1].tolist()
-        supervised["padded"] += batch["labels"][batch["labels"] != train_speed.IGNORED].tolist()
-    assert sorted(tokens["ours"]) == sorted(tokens["padded"])
-    assert sorted(supervised["ours"]) == sorted(supervised["packed"]) == sorted(supervised["padded"])
+    loader, examples = train_speed._plan_and_loader(data)[1], train_speed.Examples(tmp_path)
+    ours: list[tuple[int, int]] = []  # the token that predicts, and its target
+    for batch in (loader.batch(step) for step in range(2)):
+        for row, place in np.argwhere(batch.target_mask_BS):
+            predictor = batch.tokens_BT[row, batch.target_positions_BS[row, place]]
+            ours.append((int(predictor), int(batch.targets_BS[row, place])))
     members = train_speed._members(data, 2)
-    assert len(supervised["ours"]) == examples.lengths[members, 1].sum() > 0
+    tokens = sorted(np.concatenate([examples.ids(index) for index in members]).tolist())
+    assert len(ours) == examples.lengths[members, 1].sum() > 0
+    for batches in (train_speed._padded(data, 2), train_speed._packed(data, 2)):
+        found, predictions = [], []
+        for batch in batches:
+            ids, labels = batch["input_ids"], batch["labels"]
+            found += ids[ids != train_speed.PAD_ID].tolist()
+            for row, place in np.argwhere(labels[:, 1:] != train_speed.IGNORED):  # t answers for labels[t + 1]
+                predictions.append((int(ids[row, place]), int(labels[row, place + 1])))
+            if "attention_mask" in batch:
+                np.testing.assert_array_equal(batch["attention_mask"], ids != train_speed.PAD_ID)
+                assert ids.shape[1] == batch["attention_mask"].sum(1).max()
+                assert len(ids) <= train_speed.PADDED_BATCH
+        assert sorted(found) == tokens
+        assert sorted(predictions) == sorted(ours)
 
 
 def test_train_speed_says_where_data_is_missing(tmp_path: Path) -> None:
