@@ -12,6 +12,7 @@ import pytest
 from seqgpt_jax import configuration
 from seqgpt_jax.configuration import find_recipe, gin_folder, load_recipe, operative_config_str
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.models.lora import LoraConfig
 from seqgpt_jax.models.presets import PRESETS
 from seqgpt_jax.recipe import DataSettings, Recipe, Stage
 from seqgpt_jax.training.optimizers import OptimizerConfig
@@ -63,6 +64,16 @@ def test_the_operative_config_says_all_and_reads_back(small: Path, tmp_path: Pat
     (tmp_path / "config.gin").write_text(text)
     assert load_recipe(tmp_path / "config.gin") == recipe
     assert operative_config_str() == text
+
+
+def test_a_lora_is_asked_for_in_gin(small: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(small, ["model.lora = @lora()", "lora.rank = 4", "lora.targets = ['down']"])
+    assert recipe.model.lora == LoraConfig(rank=4, targets=("down",))
+    assert recipe.model.config(100).lora == recipe.model.lora
+    (tmp_path / "config.gin").write_text(operative_config_str())
+    assert load_recipe(tmp_path / "config.gin") == recipe
+    with pytest.raises(UserError, match=r"'lora\.rank'.* changes nothing"):
+        load_recipe(small, ["lora.rank = 4"])
 
 
 @pytest.mark.parametrize("name", names("recipes"))

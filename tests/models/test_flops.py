@@ -15,7 +15,7 @@ from seqgpt_jax.models.flops import block_weights, forward_flops, train_flops
 from seqgpt_jax.models.loss import answer_loss
 from seqgpt_jax.models.presets import PRESETS
 
-CONFIG = BloomConfig(vocab_size=1024, num_layers=2, width=256, num_heads=2, layer_loop="unroll")
+CONFIG = BloomConfig(vocab_size=1024, num_layers=2, width=256, num_heads=2, layer_loop="unroll", attention="reference")
 ROWS, TOKENS, TARGETS = 2, 256, 32
 
 

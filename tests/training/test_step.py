@@ -91,7 +91,7 @@ def test_meshes_agree_with_one_device(sizes: tuple[int, int, int], reference: tu
 def test_loss_settings_reach_the_step(reference: tuple[Any, StepMetrics]) -> None:
     shardings = state_shardings(SKELETON, DESCENT, one_device())
     step = make_train_step(SKELETON, DESCENT, one_device(), shardings, loss=LossConfig(z_loss=0.5))
-    _, metrics = step(init_state(host_params(), DESCENT, shardings), packed_batch())
+    _, metrics = step(init_state(SKELETON, host_params(), DESCENT, shardings), packed_batch())
     # log Z of 64 words is log 64 where all are as likely, and a little more here.
     np.testing.assert_allclose(metrics.loss - reference[1].loss, 0.5 * np.log(64) ** 2, rtol=0.3)
 
