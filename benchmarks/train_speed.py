@@ -19,6 +19,7 @@ step of packed rows about as many.
 Ratios are examples per second, ours over theirs. Figures of each side, beside its speed:
 
     peak_mib          largest resident memory of its process
+    cores_busy        processor seconds over seconds: where it is short of the cores, other work disturbed the side
     peak_gflops       float32 product of two 2,048 x 2,048 matrices by the same library, the best of several
     computed_of_peak  operations that the side computes (padding too; head where it computes logits) / s / that peak
     needed_of_peak    operations that the examples need, each alone in its row and the head at answers only, likewise
@@ -66,7 +67,7 @@ class Size:
 
 
 SIZES = {
-    "mini": Size("bloom_mini", 32_768, steps=48),
+    "mini": Size("bloom_mini", 32_768, steps=24),
     "560m": Size("bloom_560m", 250_880, steps=3, micro_rows=1),  # more than one row at once passes 24 GiB
 }
 QUICK_SIZES = {"quick": Size("bloom_nano", 2_048, steps=3)}
@@ -95,6 +96,7 @@ class Job:
     size: Size
     torch_optimizer: str = "fused"
     torch_compile: bool = False
+    torch_keep_freed_memory: bool = False
 
     @classmethod
     def from_json(cls, text: str) -> Job:
@@ -223,7 +225,7 @@ def run_ours(job: Job) -> dict[str, Any]:
     step = make_train_step(skeleton, optimizer, mesh, shardings, num_parts).lower(state, batch).compile()
     state, metrics = step(state, batch)
     float(metrics.loss)
-    start = time.perf_counter()
+    clock = _Clock()
     losses, pending = [], None
     for rows in loader.batches(0, size.steps):
         state, metrics = step(state, jax.device_put(rows, batch_sharding(mesh)))
@@ -232,15 +234,19 @@ def run_ours(job: Job) -> dict[str, Any]:
         pending = metrics
     assert pending is not None
     losses.append(float(pending.loss))
-    seconds = time.perf_counter() - start
+    clock.read()
 
     tokens, head = (data.rows_per_step * each for each in (data.row_tokens, data.row_supervised))
     unrolled = config.layer_loop == "unroll" or (config.layer_loop == "auto" and config.num_layers <= 12)
     computed = (tokens, head, data.row_tokens, head if unrolled else tokens)
-    return _side_result(seconds, start - begin, peak, losses, [computed] * size.steps)
+    return _side_result(clock, clock.start - begin, peak, losses, [computed] * size.steps)
 
 
 def run_torch(job: Job) -> dict[str, Any]:
+    from seqgpt_jax.host_memory import keep_freed_memory
+
+    if job.torch_keep_freed_memory:
+        keep_freed_memory()
     import torch
     import transformers
 
@@ -280,11 +286,11 @@ def run_torch(job: Job) -> dict[str, Any]:
     batches = list((_padded if job.side == "padded" else _packed)(job.data, job.size.steps))
     begin = time.perf_counter()
     step(batches[0])
-    start = time.perf_counter()
+    clock = _Clock()
     losses = [step(batch) for batch in batches]
-    seconds = time.perf_counter() - start
+    clock.read()
     computed = [(batch["labels"].size, batch["labels"].size, batch["labels"].shape[1]) for batch in batches]
-    return _side_result(seconds, start - begin, peak, losses, [(*each, each[0]) for each in computed])
+    return _side_result(clock, clock.start - begin, peak, losses, [(*each, each[0]) for each in computed])
 
 
 def _padded(data: Data, steps: int) -> Iterator[dict[str, np.ndarray]]:
@@ -344,11 +350,27 @@ def _peak_flops(multiply: Callable[[], Any], tries: int = 8) -> float:
     return 2 * 2048**3 / best
 
 
+class _Clock:
+    """Seconds, and processor seconds of all threads, since it was made; both stand still from the first reading on."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self._cpu_start = time.process_time()
+        self._taken: tuple[float, float] | None = None
+
+    def read(self) -> tuple[float, float]:
+        if self._taken is None:
+            self._taken = time.perf_counter() - self.start, time.process_time() - self._cpu_start
+        return self._taken
+
+
 def _side_result(
-    seconds: float, warmup: float, peak: float, losses: Sequence[float], computed: Sequence[Computed]
+    clock: _Clock, warmup: float, peak: float, losses: Sequence[float], computed: Sequence[Computed]
 ) -> dict[str, Any]:
+    seconds, cpu_seconds = clock.read()
     return {
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "warmup_s": warmup,
         "peak_flops": peak,
         "peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
@@ -396,6 +418,7 @@ def _figures(data: Data, size: Size, result: dict[str, Any]) -> dict[str, float]
     available = result["peak_flops"] * result["seconds"]
     return {
         "examples_per_s": round(len(members) / result["seconds"], 3),
+        "cores_busy": round(result["cpu_seconds"] / result["seconds"], 2),
         "step_s": round(result["seconds"] / len(result["computed"]), 3),
         "warmup_s": round(result["warmup_s"], 2),
         "peak_mib": round(result["peak_kib"] / 1024),
@@ -416,6 +439,7 @@ def main() -> None:
     parser.add_argument("--rows_per_step", type=int, default=Data.rows_per_step)
     parser.add_argument("--torch_optimizer", choices=("fused", "foreach"), default="fused", help="kind of its AdamW")
     parser.add_argument("--torch_compile", action="store_true", help="torch.compile its model")
+    parser.add_argument("--torch_keep_freed_memory", action="store_true", help="tell its malloc what ours is told")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -428,6 +452,9 @@ def main() -> None:
     data = Data("", **shape, most_steps=max(size.steps for size in sizes.values()))
     if options.quick:
         data = dataclasses.replace(data, mixture="synthetic", records_per_dataset=3, vocab_size=2_048, row_tokens=256)
+    torch_settings = {
+        name: getattr(options, name) for name in ("torch_optimizer", "torch_compile", "torch_keep_freed_memory")
+    }
     ratios: dict[str, float] = {}
     figures: dict[str, float] = {}
     settings: dict[str, Any] = {}
@@ -452,7 +479,7 @@ def main() -> None:
         print(f"{name:16} {ratio:>8}")
     settings |= {key: value for key, value in dataclasses.asdict(data).items() if key not in ("folder", "most_steps")}
     settings |= {"fill": round(prepared["fill"], 4), "padded_batch": PADDED_BATCH, "precision": "float32"}
-    settings |= {"torch_optimizer": options.torch_optimizer, "torch_compile": options.torch_compile}
+    settings |= torch_settings
     finish(options, ratios=ratios, figures=figures, settings=settings, device=machine())
 
 
