@@ -225,7 +225,7 @@ def run_ours(job: Job) -> dict[str, Any]:
     step = make_train_step(skeleton, optimizer, mesh, shardings, num_parts).lower(state, batch).compile()
     state, metrics = step(state, batch)
     float(metrics.loss)
-    clock = _Clock()
+    start = _now()
     losses, pending = [], None
     for rows in loader.batches(0, size.steps):
         state, metrics = step(state, jax.device_put(rows, batch_sharding(mesh)))
@@ -234,12 +234,12 @@ def run_ours(job: Job) -> dict[str, Any]:
         pending = metrics
     assert pending is not None
     losses.append(float(pending.loss))
-    clock.read()
+    took = _now() - start
 
     tokens, head = (data.rows_per_step * each for each in (data.row_tokens, data.row_supervised))
     unrolled = config.layer_loop == "unroll" or (config.layer_loop == "auto" and config.num_layers <= 12)
     computed = (tokens, head, data.row_tokens, head if unrolled else tokens)
-    return _side_result(clock, clock.start - begin, peak, losses, [computed] * size.steps)
+    return _side_result(took, float(start[0]) - begin, peak, losses, [computed] * size.steps)
 
 
 def run_torch(job: Job) -> dict[str, Any]:
@@ -286,11 +286,11 @@ def run_torch(job: Job) -> dict[str, Any]:
     batches = list((_padded if job.side == "padded" else _packed)(job.data, job.size.steps))
     begin = time.perf_counter()
     step(batches[0])
-    clock = _Clock()
+    start = _now()
     losses = [step(batch) for batch in batches]
-    clock.read()
+    took = _now() - start
     computed = [(batch["labels"].size, batch["labels"].size, batch["labels"].shape[1]) for batch in batches]
-    return _side_result(clock, clock.start - begin, peak, losses, [(*each, each[0]) for each in computed])
+    return _side_result(took, float(start[0]) - begin, peak, losses, [(*each, each[0]) for each in computed])
 
 
 def _padded(data: Data, steps: int) -> Iterator[dict[str, np.ndarray]]:
@@ -350,24 +350,15 @@ def _peak_flops(multiply: Callable[[], Any], tries: int = 8) -> float:
     return 2 * 2048**3 / best
 
 
-class _Clock:
-    """Seconds, and processor seconds of all threads, since it was made; both stand still from the first reading on."""
-
-    def __init__(self) -> None:
-        self.start = time.perf_counter()
-        self._cpu_start = time.process_time()
-        self._taken: tuple[float, float] | None = None
-
-    def read(self) -> tuple[float, float]:
-        if self._taken is None:
-            self._taken = time.perf_counter() - self.start, time.process_time() - self._cpu_start
-        return self._taken
+def _now() -> np.ndarray:
+    """Seconds, and processor seconds of all threads of this process."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def _side_result(
-    clock: _Clock, warmup: float, peak: float, losses: Sequence[float], computed: Sequence[Computed]
+    took: np.ndarray, warmup: float, peak: float, losses: Sequence[float], computed: Sequence[Computed]
 ) -> dict[str, Any]:
-    seconds, cpu_seconds = clock.read()
+    seconds, cpu_seconds = took.tolist()
     return {
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
