@@ -39,7 +39,7 @@ from flax import nnx
 from seqgpt_jax.data.loader import Batch
 from seqgpt_jax.decoding.generate import generate
 from seqgpt_jax.models import architectures
-from seqgpt_jax.models.attention import BACKENDS, TokenLayout, alibi_slopes, attend
+from seqgpt_jax.models.attention import BACKENDS, KERNELS, TokenLayout, alibi_slopes, attend
 from seqgpt_jax.models.bloom import BloomConfig
 from seqgpt_jax.models.decoder import Decoder, DecoderConfig
 from seqgpt_jax.models.flops import train_flops
@@ -144,7 +144,7 @@ def measure_attention(name: str, config: DecoderConfig, batch: int, row_tokens: 
     heads_CBTNH = jax.random.normal(jax.random.key(0), shape, config.compute_dtype)
     slopes_N = alibi_slopes(config.num_heads)
     figures: dict[str, Any] = {}
-    for backend in BACKENDS:
+    for backend in (*BACKENDS, *KERNELS):
 
         def loss(heads_CBTNH: jax.Array, backend: str = backend) -> jax.Array:
             query_BTNH, key_BTNH, value_BTNH = heads_CBTNH

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqgpt_jax.models.attention import BACKENDS
+from seqgpt_jax.models.attention import BACKENDS, KERNELS
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 SIDES = ("ours", "padded", "packed")
@@ -99,7 +99,7 @@ def test_device_without_tensorflow(tmp_path: Path) -> None:
     peak = figures["product_tflops"]
     assert figures["tiny_none_b2_mfu"] == figures["tiny_mfu"]
     assert result["settings"]["peak_tflops"] == peak
-    for backend in BACKENDS:
+    for backend in (*BACKENDS, *KERNELS):
         assert f"tiny_attention_{backend}_ms" in figures or figures[f"tiny_attention_{backend}_error"]
     assert figures["tiny_attention_reference_ms"] > 0
     assert figures["tiny_decode_b1_tokens_per_s"] > 0

@@ -21,7 +21,7 @@ from seqgpt_jax.models import flash
 
 _MASKED = -1e30  # finite: minus infinity would make a NaN of a query that sees nothing
 _KERNEL_LENGTH = 512  # tokens of a row from which `auto` takes a kernel
-_QUERY_BLOCK, _MAX_BLOCKS = 64, 8  # tokens; a long row has larger blocks, or compiling would take long
+_QUERY_BLOCK, _MAX_BLOCKS = 64, 4  # tokens; a long row has larger blocks, or compiling would take long
 
 
 class TokenLayout(NamedTuple):
