@@ -265,7 +265,7 @@ def test_gold_answers_give_gold_records(with_oracle: Any, data_dir: Path, folder
 
 
 def test_paths_that_hold_no_model(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no such directory \(give a run directory or a Hugging Face directory"):
+    with pytest.raises(UserError, match=r"nowhere is not a model: there is no such directory \(give"):
         SeqGPT.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"neither export/ nor config.json"):
         SeqGPT.from_pretrained(tmp_path)

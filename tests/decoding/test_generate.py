@@ -108,4 +108,4 @@ def test_user_errors(model: Bloom) -> None:
 
 def test_the_cache_has_the_shape_that_the_config_says() -> None:
     cache = jax.eval_shape(lambda: init_cache(dataclasses.replace(TINY, compute_dtype="bfloat16"), 5, 64))
-    assert (cache.keys_LBNKH.shape, cache.values_LBNKH.dtype) == ((3, 5, 4, 64, 8), "bfloat16")
+    assert (cache.keys_LBGKH.shape, cache.values_LBGKH.dtype) == ((3, 5, 4, 64, 8), "bfloat16")
