@@ -15,12 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from flax import nnx
-from safetensors.numpy import save_file
 
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.hf.architectures import architecture_of
 from seqgpt_jax.hf.directories import check_replaceable, replace_directory
-from seqgpt_jax.hf.files import write_json
+from seqgpt_jax.hf.files import save_safetensors, write_json
 from seqgpt_jax.hf.tables import Entry, ParamPath
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.models.lora import LoraConfig
@@ -53,7 +52,7 @@ def export_adapter(model: Decoder, base_model: str, out_dir: Path) -> Path:
     temporary = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
     try:
         temporary.chmod(0o755)
-        save_file(tensors, temporary / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        save_safetensors(tensors, temporary / ADAPTER_WEIGHTS)
         write_json(temporary / ADAPTER_CONFIG, _config(lora, ranks, base_model))
         replace_directory(temporary, out_dir)
     finally:

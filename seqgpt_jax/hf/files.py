@@ -159,9 +159,15 @@ def save_weights(
         max_shard_size=max_shard_bytes,
     )
     for file, names in split.filename_to_tensors.items():
-        save_file({name: make(name) for name in names}, folder / file, metadata={"format": "pt"})
+        save_safetensors({name: make(name) for name in names}, folder / file)
     if split.is_sharded:
         write_json(folder / WEIGHTS_INDEX, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
+
+
+def save_safetensors(tensors: dict[str, np.ndarray], path: Path) -> None:
+    """One file, which others may read: the library would keep it to its owner."""
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o644)
 
 
 def write_json(path: Path, fields: Mapping[str, object]) -> None:

@@ -34,6 +34,8 @@ def test_peft_gives_our_logits(config: DecoderConfig, targets: tuple[str, ...], 
     nnx.update(base, nnx.from_flat_state(frozen))
     hf.export_model(base, train_tokenizer(["a text"], 300), tmp_path / "base")
     hf.export_adapter(model, str(tmp_path / "base"), tmp_path / "adapter")
+    for weights in (tmp_path / "base" / "model.safetensors", tmp_path / "adapter" / "adapter_model.safetensors"):
+        assert weights.stat().st_mode & 0o777 == 0o644  # not for its owner alone
     twin = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     tokens = np.random.default_rng(0).integers(0, 300, (2, 11))
     with torch.no_grad():
