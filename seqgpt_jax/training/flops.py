@@ -44,5 +44,5 @@ def _times(equation: Any) -> int:
     if name == "pallas_call":
         return math.prod(size for size in parameters["grid_mapping"].grid if isinstance(size, int))
     if name == "shard_map":
-        return math.prod(parameters["mesh"].shape[axis] for axis in parameters["manual_axes"])
+        return math.prod(parameters["mesh"].shape[axis] for axis in parameters["newly_manual_axes"])
     return 1

@@ -265,6 +265,18 @@ def test_traced_flops() -> None:
     assert traced_flops(trace.jaxpr) == (7 + 2) * 2 * 4**3
 
 
+def test_traced_flops_of_all_devices() -> None:
+    """As attention kernels are called: each device its rows and heads."""
+    rows = PartitionSpec(("data", "fsdp"))
+
+    def function(x: jax.Array) -> jax.Array:
+        with jax.sharding.use_abstract_mesh(make_mesh(2, 4, 1).abstract_mesh):
+            return jax.shard_map(lambda x: x @ jnp.ones((4, 3)), in_specs=rows, out_specs=rows, check_vma=False)(x)
+
+    trace = jax.jit(function).trace(jax.ShapeDtypeStruct((16, 4), jnp.float32))
+    assert traced_flops(trace.jaxpr) == 2 * 16 * 4 * 3
+
+
 # --- limits and errors ------------------------------------------------------------------------------------------------
 
 
