@@ -44,6 +44,7 @@ from seqgpt_jax.models.bloom import BloomConfig
 from seqgpt_jax.models.decoder import Decoder, DecoderConfig
 from seqgpt_jax.models.flops import train_flops
 from seqgpt_jax.models.presets import get_preset
+from seqgpt_jax.training.chips import CHIPS
 from seqgpt_jax.training.optimizers import OptimizerConfig, make_optimizer
 from seqgpt_jax.training.partitioning import batch_sharding, make_mesh, make_skeleton
 from seqgpt_jax.training.step import init_params, init_state, make_train_step, state_shardings
@@ -55,11 +56,11 @@ PEAK_TFLOPS = {
     "NVIDIA H100 NVL": 835.0,
     "NVIDIA H100": 989.4,
     "NVIDIA A100": 312.0,
-    "TPU v4": 275.0,
-    "TPU v5 lite": 197.0,
-    "TPU v5e": 197.0,
-    "TPU v5": 459.0,  # v5p
-    "TPU v6": 918.0,  # v6e
+    "TPU v4": CHIPS["v4"].flops / 1e12,
+    "TPU v5 lite": CHIPS["v5e"].flops / 1e12,
+    "TPU v5e": CHIPS["v5e"].flops / 1e12,
+    "TPU v5": CHIPS["v5p"].flops / 1e12,
+    "TPU v6": CHIPS["v6e"].flops / 1e12,
 }
 
 DOCUMENT_TOKENS, ANSWER_TOKENS = 128, 20

@@ -10,14 +10,14 @@ One JSON object is on the last line. --quick: the smallest preset on four CPU de
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from _harness import finish, machine, make_parser
 
 from seqgpt_jax.models.presets import PRESETS
 from seqgpt_jax.training.chips import GIB, parse_topology
@@ -83,15 +83,13 @@ def markdown(rows: list[list[str]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = make_parser(__doc__, quick="the smallest preset on four CPU devices")
     parser.add_argument("--into", type=Path, metavar="PAGE.md", help="replace the table of this page")
     parser.add_argument(
         "--keep", type=Path, metavar="FOLDER", help="plans as JSON; those that are there are not redone"
     )
     parser.add_argument("--presets", nargs="+", default=[name for name in PRESETS if name.startswith("bloom")])
     parser.add_argument("--topologies", nargs="+", default=TOPOLOGIES)
-    parser.add_argument("--json", type=Path, help="also write the JSON object to this file")
-    parser.add_argument("--quick", action="store_true", help="the smallest preset on four CPU devices")
     options = parser.parse_args()
     bindings: tuple[str, ...] = ()
     if options.quick:
@@ -119,17 +117,13 @@ def main() -> None:
         before, rest = page.split(BEGIN, 1)
         after = rest.split(END, 1)[1]
         options.into.write_text(before + BEGIN + markdown(rows) + END + after, encoding="utf-8")
-    result = {
-        "ratios": {},
-        "figures": figures,
-        "settings": {"recipe": RECIPE, "row_a_chip": True, "remat": "full"},
-        "device": f"none; compiled on {platform.machine()} {platform.system()}, Python {platform.python_version()}",
-        "command": shlex.join(["python", *sys.argv]),
-    }
-    line = json.dumps(result)
-    if options.json:
-        options.json.write_text(line + "\n", encoding="utf-8")
-    print(line)
+    finish(
+        options,
+        ratios={},
+        figures=figures,
+        settings={"recipe": RECIPE, "row_a_chip": True, "remat": "full"},
+        device=f"none; compiled on {machine()}",
+    )
 
 
 if __name__ == "__main__":

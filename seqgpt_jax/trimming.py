@@ -24,7 +24,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from seqgpt_jax import hf
 from seqgpt_jax.atomic import Kind
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.models.architectures import make_model
+from seqgpt_jax.models.architectures import abstract_model
 from seqgpt_jax.models.decoder import Decoder, embedding_rows
 from seqgpt_jax.prompt import FORMATS
 from seqgpt_jax.vocabulary import Vocabulary
@@ -80,7 +80,7 @@ def trim_model(model: Decoder, old_ids: np.ndarray) -> Decoder:
     """The model with the embedding (and head) rows of old_ids, rounded up to a multiple of 64 with their mean."""
     num_rows = embedding_rows(len(old_ids))
     config = dataclasses.replace(model.config, vocab_size=num_rows)
-    graph, _ = nnx.split(nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0))))
+    graph, _ = abstract_model(config)
     state = nnx.to_flat_state(nnx.state(model))
     trimmed = []
     for path, variable in state:

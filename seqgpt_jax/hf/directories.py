@@ -32,7 +32,7 @@ from seqgpt_jax.hf.files import (
     write_json,
 )
 from seqgpt_jax.hf.tables import Entry, ParamPath, gather_tensor, param_shapes, scatter_tensors
-from seqgpt_jax.models.architectures import make_model
+from seqgpt_jax.models.architectures import abstract_model
 from seqgpt_jax.models.decoder import Decoder, DecoderConfig, embedding_rows
 from seqgpt_jax.models.lora import merged
 from seqgpt_jax.vocabulary import Vocabulary
@@ -95,7 +95,7 @@ def read_model(source: str | os.PathLike[str], config: DecoderConfig, *, gen_id:
             values[gen_id], values[stored_rows:] = mean, mean
 
     table = architecture.table(config)
-    graph, abstract = _abstract_model(dataclasses.replace(config, vocab_size=num_rows))
+    graph, abstract = abstract_model(dataclasses.replace(config, vocab_size=num_rows))
     tensors = _named_in_full(open_weights(directory), architecture)
     _check_tensors(directory, table, config.num_layers, tensors)
     params = scatter_tensors(
@@ -295,7 +295,3 @@ def _token_ids(vocabulary: Vocabulary) -> dict[str, int | None]:
 
 def _generation_config(vocabulary: Vocabulary) -> dict[str, object]:
     return {"do_sample": False, "num_beams": 1, "max_new_tokens": 256, **_token_ids(vocabulary)}
-
-
-def _abstract_model(config: DecoderConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    return nnx.split(nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0))))

@@ -34,6 +34,11 @@ def make_model(config: DecoderConfig, *, rngs: nnx.Rngs) -> Decoder:
     return ARCHITECTURES[architecture_of(config)].model(config, rngs=rngs)
 
 
+def abstract_model(config: DecoderConfig) -> tuple[nnx.GraphDef[Decoder], nnx.State]:
+    """What a model of these sizes is put together from: its graph, and its parameters as shapes. Nothing is made."""
+    return nnx.split(nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0))))
+
+
 def config_to_dict(config: DecoderConfig) -> dict[str, Any]:
     """All fields and the architecture's name, as JSON has them."""
     return {"architecture": architecture_of(config), **dataclasses.asdict(config)}

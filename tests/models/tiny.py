@@ -12,7 +12,7 @@ import transformers
 from flax import nnx
 
 from seqgpt_jax.hf import model_to_hf
-from seqgpt_jax.models.architectures import make_model
+from seqgpt_jax.models.architectures import abstract_model
 from seqgpt_jax.models.bloom import Bloom, BloomConfig
 from seqgpt_jax.models.decoder import DecoderConfig
 
@@ -23,7 +23,7 @@ ONE_HEAD = BloomConfig(vocab_size=64, num_layers=1, width=24, num_heads=1, layer
 
 def random_model(config: DecoderConfig, seed: int = 0, spread: float = 0.3) -> Any:
     """A model whose every parameter is random, biases and scales too, so that no mistake hides behind a zero or one."""
-    graph, shapes = nnx.split(nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0))))
+    graph, shapes = abstract_model(config)
     rng = np.random.default_rng(seed)
     values = []
     for path, variable in nnx.to_flat_state(shapes):
