@@ -16,6 +16,8 @@ from typing import Any
 
 import absl.logging
 
+from seqgpt_jax.cli_arguments import add_command, byte_size, count
+from seqgpt_jax.cli_data import add_data_command
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.host_memory import keep_freed_memory
 
@@ -51,14 +53,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    train = _command(
+    train = add_command(
         commands, "train", _train, "train the stages of a recipe, evaluate, report, export",
         "seqgpt train gin/recipes/quickstart.gin --run_dir runs/try --gin 'recipe.seed=1'",
     )  # fmt: skip
     _add_recipe(train)
     train.add_argument("--run_dir", type=Path, metavar="DIR", help="where all results go (default: runs/<recipe name>)")
 
-    plan = _command(
+    plan = add_command(
         commands, "plan", _plan, "compile the train step for chips that are not there: memory, FLOPs, collectives",
         "seqgpt plan gin/recipes/real_7b1.gin --topology v5e:16x16",
     )  # fmt: skip
@@ -67,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument("--stage", metavar="NAME", help="the stage whose step it is (default: the first)")
     plan.add_argument("--json", action="store_true", help="print one JSON object")
 
-    evaluate = _command(
+    evaluate = add_command(
         commands, "eval", _eval, "score a model on a mixture or on folders of records",
         "seqgpt eval --model runs/quickstart --mixture mini_held_out --limit 50 --out scores.json",
     )  # fmt: skip
@@ -78,10 +80,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--data", type=Path, metavar="FOLDER", help="one dataset folder (meta.json inside), or a tree of them"
     )
     evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"), help="default: test")
-    evaluate.add_argument("--limit", type=_count, metavar="N", help="records a dataset, the same ones for every model")
+    evaluate.add_argument("--limit", type=count, metavar="N", help="records a dataset, the same ones for every model")
     evaluate.add_argument("--out", type=Path, metavar="FILE.json", help="write the scores here too")
 
-    predict = _command(
+    predict = add_command(
         commands, "predict", _predict, "classify a text, or extract spans from it",
         "seqgpt predict --model runs/quickstart --extract person city -- 'Ada Park moved to Norford.'",
     )  # fmt: skip
@@ -97,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--input", type=Path, metavar="FILE.jsonl", help='one JSON object with a "text" a line')
 
-    export = _command(
+    export = add_command(
         commands, "export", _export, "write a trained run as a Hugging Face directory",
         "seqgpt export --run runs/quickstart --out exported",
     )  # fmt: skip
@@ -105,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_out(export, "float32")
     export.add_argument("--adapter", action="store_true", help="write the run's LoRA alone, in PEFT's format")
 
-    import_ = _command(
+    import_ = add_command(
         commands, "import", _import, "write somebody's BLOOM, Llama or Qwen with the [GEN] token that training needs",
         "seqgpt import --from bigscience/bloomz-560m --out models/bloomz",
     )  # fmt: skip
@@ -114,7 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_out(import_, None)
 
-    trim = _command(
+    trim = add_command(
         commands, "trim", _trim, "leave out the vocabulary that a corpus does not need",
         "seqgpt trim --model exported --text corpus.txt --out trimmed",
     )  # fmt: skip
@@ -122,10 +124,12 @@ def build_parser() -> argparse.ArgumentParser:
     corpus = trim.add_mutually_exclusive_group(required=True)
     corpus.add_argument("--mixture", metavar="NAME", help="the training questions and answers of a mixture")
     corpus.add_argument("--text", type=Path, nargs="+", metavar="FILE.txt", help="plain texts, one a line")
-    trim.add_argument("--min_count", type=_count, default=1, metavar="N", help="keep tokens used N times (default: 1)")
+    trim.add_argument("--min_count", type=count, default=1, metavar="N", help="keep tokens used N times (default: 1)")
     trim.add_argument("--out", type=Path, required=True, metavar="DIR", help="a directory that does not exist yet")
 
-    generate = _command(
+    add_data_command(commands)
+
+    generate = add_command(
         commands, "generate", _generate, "write records of the built-in generator",
         "seqgpt generate --mixture synthetic_en --num 1000 --out records.jsonl",
     )  # fmt: skip
@@ -135,20 +139,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="synthetic, mini_real or mini_held_out; also _en, _zh, _ner ...",
     )
-    generate.add_argument("--num", type=_count, required=True, metavar="N", help="records in all")
+    generate.add_argument("--num", type=count, required=True, metavar="N", help="records in all")
     generate.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl", help="FILE.jsonl or FILE.jsonl.gz")
 
-    _command(
+    add_command(
         commands, "doctor", _doctor, "check versions, devices and a tiny training step", "seqgpt doctor",
     )  # fmt: skip
-    return parser
-
-
-def _command(commands: Any, name: str, run: Any, summary: str, example: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=f"example: {example}"
-    )
-    parser.set_defaults(run=run)
     return parser
 
 
@@ -178,23 +174,8 @@ def _add_out(parser: argparse.ArgumentParser, dtype: str | None) -> None:
         help=f"of the weights written (default: {dtype or 'as they are'})",
     )
     parser.add_argument(
-        "--max_shard_size", type=_bytes, default="5GB", metavar="SIZE", help="of one weights file (default: 5GB)"
+        "--max_shard_size", type=byte_size, default="5GB", metavar="SIZE", help="of one weights file (default: 5GB)"
     )
-
-
-def _bytes(text: str) -> int:
-    """ "5GB" -> 5_000_000_000, as the hub counts."""
-    number, unit = text[:-2], text[-2:].upper()
-    scale = {"KB": 10**3, "MB": 10**6, "GB": 10**9}.get(unit)
-    if scale is None or not number.strip().isdecimal() or int(number) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB or 5GB")
-    return int(number) * scale
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 def _train(options: argparse.Namespace) -> None:

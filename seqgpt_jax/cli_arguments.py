@@ -1,0 +1,29 @@
+"""What the `seqgpt` command and its parts share: how a subcommand is declared, and the types of arguments."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_command(commands: Any, name: str, run: Any, summary: str, example: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=f"example: {example}"
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def byte_size(text: str) -> int:
+    """ "5GB" -> 5_000_000_000, as the hub counts."""
+    number, unit = text[:-2], text[-2:].upper()
+    scale = {"KB": 10**3, "MB": 10**6, "GB": 10**9}.get(unit)
+    if scale is None or not number.strip().isdecimal() or int(number) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB or 5GB")
+    return int(number) * scale
+
+
+def count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
