@@ -248,6 +248,8 @@ def _export(options: argparse.Namespace) -> None:
     from seqgpt_jax.pipeline import export_run, export_run_adapter
 
     if options.adapter:
+        if options.dtype != "float32":
+            raise UserError(f"--dtype {options.dtype} does not go with --adapter (a LoRA is written in float32)")
         export_run_adapter(options.run_dir, options.out)
     else:
         export_run(options.run_dir, options.out, options.dtype, options.max_shard_size)
