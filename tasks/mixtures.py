@@ -11,7 +11,8 @@ from pathlib import Path
 
 import seqio
 
-from seqgpt_jax.data.datasets import Dataset, atomic_tasks, resolve_mixture
+from seqgpt_jax.data.datasets import Dataset, atomic_tasks
+from seqgpt_jax.data.mixtures import resolve_mixture
 from seqgpt_jax.data.questions import EncodeConfig
 from seqgpt_jax.prompt import get_format
 from seqgpt_jax.vocabulary import Vocabulary

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seqgpt_jax.data.datasets import PARTITIONS, mixture_names
+from seqgpt_jax.data.mixtures import PARTITIONS, mixture_names
 from tasks.mixtures import TaskSettings, register
 
 

@@ -32,7 +32,8 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tqdm import tqdm
 
-from seqgpt_jax.data.datasets import Dataset, atomic_tasks, resolve_mixture
+from seqgpt_jax.data.datasets import Dataset, atomic_tasks
+from seqgpt_jax.data.mixtures import training_datasets
 from seqgpt_jax.data.questions import STATS, EncodeConfig, TokenExample
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.negatives import AskConfig
@@ -53,6 +54,7 @@ class CacheSpec:
 
     tokenizer: a folder or hub id. limit: records a dataset, a seeded sample. passes: times that every record is asked,
     each with other negatives and label order. max_tokens, max_supervised: of one example, see EncodeConfig.
+    protocol: few_shot opens held-out datasets, see training_datasets.
     """
 
     mixture: str
@@ -66,6 +68,7 @@ class CacheSpec:
     passes: int = 1
     limit: int | None = None
     seed: int = 0
+    protocol: str = "zero_shot"
 
     def __post_init__(self) -> None:
         for name in ("passes", "limit"):
@@ -78,18 +81,9 @@ class CacheSpec:
         return EncodeConfig(self.prompt_format, self.max_tokens, self.max_supervised, self.ask)
 
     def datasets(self) -> list[Dataset]:
-        """The mixture's datasets that have the split. UserError where none has, or one is held out."""
-        datasets = resolve_mixture(self.mixture, Path(self.data_dir) if self.data_dir else None)
-        held_out = [dataset.meta.name for dataset in datasets if dataset.held_out]
-        if held_out:
-            names = ", ".join(held_out[:3]) + (" ..." if len(held_out) > 3 else "")
-            raise UserError(
-                f"mixture '{self.mixture}' is held out ({names}): it is never trained on (use a held_in one)"
-            )
-        present = [dataset for dataset in datasets if self.split in dataset.splits]
-        if not present:
-            raise UserError(f"no dataset of '{self.mixture}' has a split '{self.split}' (choose train or validation)")
-        return present
+        """What data/mixtures.py training_datasets gives: the mixture's datasets that have the split, or a UserError."""
+        data_dir = Path(self.data_dir) if self.data_dir else None
+        return training_datasets(self.mixture, self.split, data_dir, self.protocol)
 
     def key(self, dataset: Dataset, steps: Sequence[str], tokenizer_fingerprint: str) -> str:
         """A hash of all that one task's token ids depend on."""
@@ -105,6 +99,7 @@ class CacheSpec:
             "passes": self.passes,
             "limit": self.limit,
             "seed": self.seed,
+            "protocol": self.protocol,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 

@@ -17,7 +17,8 @@ import pytest
 
 import seqgpt_jax.data.cache as cache_module
 from seqgpt_jax.data.cache import CacheSpec, TaskCache, ensure_cache, preprocessing_fingerprint, write_task_cache
-from seqgpt_jax.data.datasets import atomic_tasks, resolve_mixture
+from seqgpt_jax.data.datasets import atomic_tasks
+from seqgpt_jax.data.mixtures import resolve_mixture
 from seqgpt_jax.data.questions import TokenExample, ask_record, encode_examples, training_texts
 from seqgpt_jax.errors import RecordError, UserError
 from seqgpt_jax.negatives import AskConfig
