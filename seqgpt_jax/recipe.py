@@ -91,6 +91,7 @@ class DataSettings(Checked):
     max_tokens: int | None = None  # of one example, longer texts lose their end; None: row_tokens
     window: int = 4096  # examples packed together
     ask: AskConfig = field(default_factory=AskConfig)  # which labels a training question asks
+    drop_leaks: bool = True  # leave out training records that an evaluation split holds too (`seqgpt data leaks`)
 
     def check(self) -> None:
         self.at_least(1, "rows_per_step", "row_tokens", "row_supervised", "window", "max_tokens")

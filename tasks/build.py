@@ -46,7 +46,7 @@ def build(job: BuildJob) -> None:
     """Builds the job's tasks, each into its folder."""
     spec = job.spec
     vocabulary = Vocabulary.from_pretrained(spec.tokenizer)
-    settings = TaskSettings(vocabulary, spec.encode_config(), spec.limit, spec.seed, strings=False)
+    settings = TaskSettings(vocabulary, spec.encode_config(), spec.limit, spec.seed, strings=False, skip=job.leaked)
     for dataset in spec.datasets():
         for name in add_tasks(dataset, settings):
             if name in job.folders:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,16 +25,21 @@ RATE_CAP = 50_000  # records: a dataset counts as at most this many, in examples
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """How tasks are made. limit: records a dataset, a sample drawn with seed. strings: whether to give words too."""
+    """How tasks are made. limit: records a dataset, a sample drawn with seed. strings: whether to give words too.
+
+    skip: dataset name -> ids of records that are left out of it, and counted as `leaked`.
+    """
 
     vocabulary: Vocabulary
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     limit: int | None = None
     seed: int = 0
     strings: bool = True
+    skip: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     def identity(self) -> tuple[object, ...]:
-        return (self.vocabulary.fingerprint(), self.encode, self.limit, self.seed, self.strings)
+        skip = tuple((name, *sorted(ids)) for name, ids in sorted(self.skip.items()))
+        return (self.vocabulary.fingerprint(), self.encode, self.limit, self.seed, self.strings, skip)
 
 
 def register(
@@ -89,7 +94,9 @@ def make_task(dataset: Dataset, name: str, steps: tuple[str, ...], settings: Tas
     )
     return seqio.Task(
         name,
-        source=record_source(dataset, settings.limit, settings.seed),
+        source=record_source(
+            dataset, settings.limit, settings.seed, settings.skip.get(dataset.declared.name, ()), stats
+        ),
         output_features=features,
         preprocessors=[preprocessor],
         postprocess_fn=keep_question,

@@ -52,11 +52,19 @@ def _keep_user_errors(function: F) -> F:
     return wrapper  # type: ignore[return-value]
 
 
-def record_source(dataset: Dataset, limit: int | None, sample_seed: int) -> seqio.FunctionDataSource:
+def record_source(
+    dataset: Dataset,
+    limit: int | None,
+    sample_seed: int,
+    skip: Collection[str] = (),
+    stats: Counter[str] | None = None,
+) -> seqio.FunctionDataSource:
     """The records of a dataset as JSON, with the split and the seed that the questions will depend on.
 
-    limit: records a split, a sample drawn with sample_seed. shuffle_files shuffles them all, with SeqIO's seed.
+    limit: records a split, a sample drawn with sample_seed. shuffle_files shuffles them all, with SeqIO's seed. skip:
+    ids of records that are left out; stats counts them as `leaked`, while the dataset is read.
     """
+    skip, counted = frozenset(skip), Counter[str]() if stats is None else stats
 
     def make_dataset(split: str, shuffle_files: bool = False, seed: int | None = None) -> tf.data.Dataset:
         place = {"split": split, "seed": 0 if seed is None else int(seed)}
@@ -71,6 +79,9 @@ def record_source(dataset: Dataset, limit: int | None, sample_seed: int) -> seqi
                 records = iter(shuffled)
             batch: list[bytes] = []
             for record in records:
+                if record.id in skip:
+                    counted["leaked"] += 1
+                    continue
                 fields = {**place, "record": record_to_dict(record)}
                 batch.append(json.dumps(fields, ensure_ascii=False).encode("utf-8"))
                 if len(batch) == BATCH:

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -33,6 +33,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from tqdm import tqdm
 
 from seqgpt_jax.data.datasets import Dataset, atomic_tasks
+from seqgpt_jax.data.leaks import TRAIN, ensure_leaks
 from seqgpt_jax.data.mixtures import training_datasets
 from seqgpt_jax.data.questions import STATS, EncodeConfig, TokenExample
 from seqgpt_jax.errors import UserError
@@ -54,7 +55,8 @@ class CacheSpec:
 
     tokenizer: a folder or hub id. limit: records a dataset, a seeded sample. passes: times that every record is asked,
     each with other negatives and label order. max_tokens, max_supervised: of one example, see EncodeConfig.
-    protocol: few_shot opens held-out datasets, see training_datasets.
+    protocol: few_shot opens held-out datasets, see training_datasets. drop_leaks: whether records of a train split that
+    leaks.py finds in evaluation splits are left out.
     """
 
     mixture: str
@@ -69,6 +71,7 @@ class CacheSpec:
     limit: int | None = None
     seed: int = 0
     protocol: str = "zero_shot"
+    drop_leaks: bool = True
 
     def __post_init__(self) -> None:
         for name in ("passes", "limit"):
@@ -85,8 +88,18 @@ class CacheSpec:
         data_dir = Path(self.data_dir) if self.data_dir else None
         return training_datasets(self.mixture, self.split, data_dir, self.protocol)
 
-    def key(self, dataset: Dataset, steps: Sequence[str], tokenizer_fingerprint: str) -> str:
-        """A hash of all that one task's token ids depend on."""
+    def leaked(self, cache_dir: Path, progress: bool = False) -> dict[str, frozenset[str]]:
+        """Dataset name -> the ids of its records that are left out, for datasets that have any."""
+        if not self.drop_leaks or self.split != TRAIN:
+            return {}
+        data_dir = Path(self.data_dir) if self.data_dir else None
+        found = ensure_leaks(self.datasets(), data_dir, cache_dir, progress=progress)
+        return {each.dataset: each.record_ids for each in found if each.leaks}
+
+    def key(
+        self, dataset: Dataset, steps: Sequence[str], tokenizer_fingerprint: str, leaked: Collection[str] = ()
+    ) -> str:
+        """A hash of all that one task's token ids depend on. leaked: ids of the records that are left out."""
         parts = {
             "cache_format": CACHE_FORMAT,
             "dataset": dataset.meta.name,
@@ -100,6 +113,7 @@ class CacheSpec:
             "limit": self.limit,
             "seed": self.seed,
             "protocol": self.protocol,
+            "leaked": sorted(leaked),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
@@ -217,14 +231,16 @@ class BuildJob:
 
     spec: CacheSpec
     folders: Mapping[str, str]  # task name -> folder
+    leaked: Mapping[str, Collection[str]] = field(default_factory=dict)  # dataset name -> ids of records to leave out
 
     def to_json(self) -> str:
-        return json.dumps({"spec": self.spec.to_json(), "folders": dict(self.folders)})
+        leaked = {name: sorted(ids) for name, ids in self.leaked.items()}
+        return json.dumps({"spec": self.spec.to_json(), "folders": dict(self.folders), "leaked": leaked})
 
     @classmethod
     def from_json(cls, text: str) -> BuildJob:
         fields = json.loads(text)
-        return cls(CacheSpec.from_json(fields["spec"]), fields["folders"])
+        return cls(CacheSpec.from_json(fields["spec"]), fields["folders"], fields["leaked"])
 
 
 def ensure_cache(
@@ -238,17 +254,19 @@ def ensure_cache(
     vocabulary_print = Vocabulary.from_pretrained(spec.tokenizer).fingerprint()
     folders: dict[str, Path] = {}
     sizes: dict[str, int] = {}
+    leaked = spec.leaked(Path(cache_dir), progress)
     for dataset in spec.datasets():
+        skip = leaked.get(dataset.declared.name, ())
         for name, steps in atomic_tasks(dataset).items():
             if name in folders:
                 raise UserError(f"two datasets of '{spec.mixture}' give a task named '{name}' (rename one)")
-            folders[name] = Path(cache_dir) / f"{name}-{spec.key(dataset, steps, vocabulary_print)}"
+            folders[name] = Path(cache_dir) / f"{name}-{spec.key(dataset, steps, vocabulary_print, skip)}"
             sizes[name] = min(spec.limit or sys.maxsize, dataset.meta.splits.get(spec.split, 1_000))
     missing = sorted((name for name in folders if not (folders[name] / "meta.json").is_file()), key=lambda n: -sizes[n])
     if missing:
         enough = 1 + spec.passes * sum(sizes[name] for name in missing) // _RECORDS_PER_PROCESS
         num_processes = num_processes or min(os.cpu_count() or 1, 8, enough)
-        _build(spec, {name: folders[name] for name in missing}, min(num_processes, len(missing)), progress)
+        _build(spec, {name: folders[name] for name in missing}, leaked, min(num_processes, len(missing)), progress)
     caches = (TaskCache(folders[name]) for name in sorted(folders))
     found = [cache for cache in caches if len(cache)]
     if not found:
@@ -256,15 +274,22 @@ def ensure_cache(
     return found
 
 
-def _build(spec: CacheSpec, folders: Mapping[str, Path], num_processes: int, progress: bool) -> None:
+def _build(
+    spec: CacheSpec,
+    folders: Mapping[str, Path],
+    leaked: Mapping[str, Collection[str]],
+    num_processes: int,
+    progress: bool,
+) -> None:
     cache_dir = next(iter(folders.values())).parent
     cache_dir.mkdir(parents=True, exist_ok=True)
     names = list(folders)  # largest first, so dealing them out in turn gives each process about as much
     with tempfile.TemporaryDirectory(dir=cache_dir, prefix=".building-") as unfinished:
-        jobs = [
-            BuildJob(spec, {name: os.path.join(unfinished, folders[name].name) for name in names[i::num_processes]})
+        parts = [
+            {name: os.path.join(unfinished, folders[name].name) for name in names[i::num_processes]}
             for i in range(num_processes)
         ]
+        jobs = [BuildJob(spec, part, leaked) for part in parts]
         bar = tqdm(desc=f"token cache of {spec.mixture}", unit=" examples", disable=not progress, file=sys.stderr)
         with bar:
             _run_jobs(jobs, folders, bar)

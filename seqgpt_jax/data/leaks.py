@@ -18,6 +18,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +31,8 @@ import numpy as np
 from tqdm import tqdm
 
 from seqgpt_jax.data import ngrams
-from seqgpt_jax.data.datasets import Dataset, FolderDataset, GeneratedDataset, find_folder_datasets
+from seqgpt_jax.data.datasets import Dataset, GeneratedDataset
+from seqgpt_jax.data.mixtures import data_folder_of, find_folder_datasets
 from seqgpt_jax.data.ngrams import hash_texts, mix
 from seqgpt_jax.records import ClassificationRecord, ExtractionRecord, Record
 
@@ -38,6 +40,7 @@ NGRAM = 13  # tokens, as in GPT-3's (Brown et al. 2020, appendix C) and PaLM's c
 MIN_SHARE = 0.5  # of the windows of a training record
 TRAIN = "train"
 _BATCH = 4096  # records hashed at once
+_FILE_NAME = re.compile(r"[^\w-]")  # what is left out of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +105,17 @@ def ensure_leaks(
     evaluations = evaluation_splits(training, data_dir)
     against = hashlib.sha256(_code_fingerprint().encode())
     for dataset, split in evaluations:
-        against.update(f"{dataset.meta.name}/{split}/{dataset.fingerprint(split)}\n".encode())
-    folder, keys = Path(cache_dir) / "leaks", {}
+        against.update(f"{dataset.declared.name}/{split}/{dataset.fingerprint(split)}\n".encode())
+    files: dict[str, Path] = {}
     for dataset in training:
         own = hashlib.sha256(f"{against.hexdigest()}{dataset.fingerprint(TRAIN)}".encode()).hexdigest()[:20]
-        keys[dataset.meta.name] = folder / f"{dataset.meta.name}-{own}.json"
-    missing = [dataset for dataset in training if not keys[dataset.meta.name].is_file()]
+        name = dataset.declared.name
+        files[name] = Path(cache_dir) / "leaks" / f"{_FILE_NAME.sub('_', name)}-{own}.json"
+    missing = [dataset for dataset in training if not files[dataset.declared.name].is_file()]
     if missing:
-        folder.mkdir(parents=True, exist_ok=True)
         for found in find_leaks(missing, evaluations, progress=progress):
-            _write(keys[found.dataset], found.to_json())
-    return [DatasetLeaks.from_json(keys[dataset.meta.name].read_text("utf-8")) for dataset in training]
+            _write(files[found.dataset], found.to_json())
+    return [DatasetLeaks.from_json(file.read_text("utf-8")) for file in files.values()]
 
 
 def evaluation_splits(training: Sequence[Dataset], data_dir: Path | None) -> list[Split]:
@@ -122,18 +125,11 @@ def evaluation_splits(training: Sequence[Dataset], data_dir: Path | None) -> lis
     comes from elsewhere by its name. A folder of the user's own brings no more than its own splits.
     """
     company = list(training)
-    for root in sorted({root for each in training if (root := _data_folder(each, data_dir)) is not None}):
+    for root in sorted({root for each in training if (root := data_folder_of(each, data_dir)) is not None}):
         company += find_folder_datasets(root)
-    distinct = {(dataset.meta.name, str(getattr(dataset, "folder", ""))): dataset for dataset in company}
-    return [(dataset, split) for dataset in distinct.values() for split in dataset.splits if split != TRAIN]
-
-
-def _data_folder(dataset: Dataset, data_dir: Path | None) -> Path | None:
-    if isinstance(dataset, FolderDataset):
-        parents = dataset.folder.resolve().parents
-        return parents[1] if len(parents) > 1 and (parents[1] / "partitions.json").is_file() else None
-    folder = data_dir or (Path(os.environ["SEQGPT_DATA_DIR"]) if os.environ.get("SEQGPT_DATA_DIR") else None)
-    return folder.resolve() if folder else None
+    distinct = {(dataset.declared.name, dataset.place): dataset for dataset in company}
+    # In order of name, so that parts of one data folder are checked against the same, in the same order.
+    return [(distinct[key], split) for key in sorted(distinct) for split in distinct[key].splits if split != TRAIN]
 
 
 def find_leaks(
@@ -141,12 +137,12 @@ def find_leaks(
 ) -> Iterator[DatasetLeaks]:
     """Yields what the train split of each dataset shares with the evaluation splits."""
     splits = [*evaluations, *((dataset, TRAIN) for dataset in training)]
-    total = sum(dataset.meta.splits.get(split, 0) for dataset, split in splits)
+    total = sum(dataset.declared.splits.get(split, 0) for dataset, split in splits)
     with tqdm(total=total, desc="leaks", unit=" records", disable=not progress, file=sys.stderr) as bar:
         held = [_Hashed.read(dataset, split, bar) for dataset, split in evaluations]
         every = _Index(held)
         for dataset in training:
-            own = _Index([each for each in held if each.dataset == dataset.meta.name])
+            own = _Index([each for each in held if each.dataset == dataset.declared.name])
             yield _compare(dataset, _Hashed.read(dataset, TRAIN, bar), every, own)
 
 
@@ -178,7 +174,7 @@ class _Hashed:
             ids += [record.id for record in batch]
             bar.update(len(batch))
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)] or list(_hash_records([], 0))
-        return cls(dataset.meta.name, split, ids, *columns)
+        return cls(dataset.declared.name, split, ids, *columns)
 
 
 def _hash_records(records: Sequence[Record], first: int) -> tuple[np.ndarray, ...]:
@@ -192,16 +188,18 @@ def _hash_records(records: Sequence[Record], first: int) -> tuple[np.ndarray, ..
     return inputs, texts, mix(windows ^ asked[owners]), windows, owners + first
 
 
-def _asked(records: Iterable[Record]) -> Iterator[list[str]]:
+def _asked(records: Iterable[Record]) -> tuple[list[str], list[str], list[str]]:
     """The columns text_pair, question and target; "" where a record has none."""
-    rows = []
+    pairs: list[str] = []
+    questions: list[str] = []
+    targets: list[str] = []
     for record in records:
-        choice = record if isinstance(record, ClassificationRecord) else None
-        has_question = isinstance(record, (ClassificationRecord, ExtractionRecord))
-        pair = choice.text_pair if choice else None
-        target = choice.target.text if choice and choice.target else None
-        rows.append((pair or "", (record.question or "") if has_question else "", target or ""))
-    yield from ([row[column] for row in rows] for column in range(3))
+        is_choice = isinstance(record, ClassificationRecord)
+        has_question = isinstance(record, ClassificationRecord | ExtractionRecord)
+        pairs.append((is_choice and record.text_pair) or "")
+        questions.append((has_question and record.question) or "")
+        targets.append(record.target.text if is_choice and record.target else "")
+    return pairs, questions, targets
 
 
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
@@ -284,7 +282,7 @@ def _compare(dataset: Dataset, records: _Hashed, every: _Index, own: _Index) -> 
         for i in np.flatnonzero(like >= 0).tolist():
             leaks.setdefault(i, Leak(records.ids[i], "n-grams", round(float(share[i]), 4), *index.names[like[i]]))
     shared_texts = set(np.flatnonzero(every.has_text(records)).tolist()) - leaks.keys()
-    meta = dataset.meta
+    meta = dataset.declared
     found = tuple(leaks[i] for i in sorted(leaks))
     return DatasetLeaks(meta.name, meta.language, meta.task, len(records.ids), len(shared_texts), found)
 
@@ -300,6 +298,7 @@ def _code_fingerprint() -> str:
 
 
 def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text + "\n", "utf-8")
     os.replace(temporary, path)

@@ -234,6 +234,20 @@ def _read_partitions(folder: Path) -> _Partitions:
         raise RecordError(f"cannot be read: {error!r}", file=path, remedy=remedy) from None
 
 
+def data_folder_of(dataset: Dataset, data_dir: Path | None = None) -> Path | None:
+    """The folder with partitions.json that a folder of records lies in; for a dataset from elsewhere, data_dir.
+
+    None where there is none: a folder of the user's own, the generator. data_dir None: SEQGPT_DATA_DIR.
+    """
+    if isinstance(dataset, GeneratedDataset):
+        return None
+    if isinstance(dataset, FolderDataset):
+        parents = dataset.folder.resolve().parents
+        return parents[1] if len(parents) > 1 and (parents[1] / "partitions.json").is_file() else None
+    folder = _data_folder(data_dir)
+    return folder.resolve() if folder else None
+
+
 def _is_held_out(folder: Path) -> bool:
     """Whether the data folder that a dataset lies in holds it out: its path is no way around that."""
     place = folder.resolve()

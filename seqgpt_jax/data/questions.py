@@ -24,7 +24,16 @@ from seqgpt_jax.prompt import get_format
 from seqgpt_jax.records import Record
 from seqgpt_jax.vocabulary import Vocabulary
 
-STATS = ("examples", "tokens", "supervised", "cut", "cut_tokens", "cut_spans", "dropped")  # what encode_examples counts
+STATS = (
+    "examples",
+    "tokens",
+    "supervised",
+    "cut",
+    "cut_tokens",
+    "cut_spans",
+    "dropped",
+    "leaked",
+)  # see encode_examples
 _TEXT_SHARES = (1.0, 0.75, 0.5, 0.25)  # of max_tokens, for the prompt of an example whose answer leaves it less
 
 
@@ -74,7 +83,8 @@ def encode_examples(
     """Token ids of each example; None for one that cannot fit.
 
     Counts in stats: examples and tokens and supervised (tokens) of what is given back, cut (examples that lost the end
-    of their text), cut_tokens, cut_spans (spans that left an answer), dropped.
+    of their text), cut_tokens, cut_spans (spans that left an answer), dropped. `leaked` is left to whoever reads the
+    records: those that were kept out because an evaluation split has them.
     """
     prompt_format = get_format(config.prompt_format)
     prompts = vocabulary.encode_prompts(prompt_format, examples)

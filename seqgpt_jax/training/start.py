@@ -67,6 +67,7 @@ def cache_spec(recipe: Recipe, stage: Stage, tokenizer: Path | str) -> CacheSpec
         passes=stage.passes,
         limit=stage.limit,
         seed=recipe.seed,
+        drop_leaks=recipe.data.drop_leaks,
     )
 
 
