@@ -2,7 +2,8 @@
 
 What the numbers mean: evaluation.py and metrics.py. What is written:
 
-    report.json   stages [{name, steps, loss_first, loss_last, tokens_per_second ...}], an object a section (held_out):
+    report.json   stages [{name, steps, loss_first, loss_last, tokens_per_second ..., data {mixture, protocol, examples,
+                  tokens, cut, dropped, leaked, datasets [...]}}], an object a section (held_out):
                   classification {accuracy, majority_baseline}, extraction {span_f1, copying_nothing,
                   parse_error_rate, hallucination_rate}, per_language {en, zh: score, baseline, both groups, per_task},
                   per_task {NER: {en, zh}}, datasets [...]
@@ -32,6 +33,7 @@ from seqgpt_jax.evaluation import (
 )
 from seqgpt_jax.records import TASKS
 from seqgpt_jax.training.journal import StageResult, read_rows
+from seqgpt_jax.training.stage_data import StageData, read_stage_data
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,12 +49,14 @@ def write_report(
     """Writes report.json, report.md, eval/ and figures/ into the run directory; returns what report.json holds.
 
     sections: evaluations by name ("held_out"). details: further top-level fields of report.json, such as the device.
-    The loss curve comes from metrics.jsonl, where the run has one.
+    The loss curve comes from metrics.jsonl, the data of the stages from data/, where the run has them.
     """
     taken = {"stages", *(details or {})} & set(sections)
     if taken:
         raise UserError(f"a section of the report cannot be named '{min(taken)}' (choose another name)")
-    report: dict[str, Any] = {"stages": [_rounded(asdict(stage)) for stage in stages], **(details or {})}
+    data = {stage.name: found for stage in stages if (found := read_stage_data(run_dir, stage.name))}
+    report: dict[str, Any] = {"stages": [_stage_to_dict(stage, data.get(stage.name)) for stage in stages]}
+    report |= details or {}
     report |= {name: section_to_dict(evaluation) for name, evaluation in sections.items()}
     figures, eval_dir = run_dir / "figures", run_dir / "eval"
     for folder in (figures, eval_dir):
@@ -64,7 +68,7 @@ def write_report(
         _draw_tasks(name, evaluation, figures / f"{name}.png")
         _write_json(eval_dir / f"{name}.json", report[name])
     _write_json(run_dir / "report.json", report)
-    _write(run_dir / "report.md", _markdown(run_dir.name, stages, sections, has_losses=bool(losses)))
+    _write(run_dir / "report.md", _markdown(run_dir.name, stages, data, sections, has_losses=bool(losses)))
     return report
 
 
@@ -76,6 +80,14 @@ def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def _stage_to_dict(stage: StageResult, data: StageData | None) -> dict[str, Any]:
+    fields = _rounded(asdict(stage))
+    if data is not None:
+        totals = {name: data.total(name) for name in ("examples", "tokens", "cut", "dropped", "leaked")}
+        fields["data"] = {**asdict(data), **totals}
+    return fields
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -218,7 +230,13 @@ def _group_lines(evaluation: Evaluation) -> list[str]:
     return lines
 
 
-def _markdown(name: str, stages: Sequence[StageResult], sections: Mapping[str, Evaluation], has_losses: bool) -> str:
+def _markdown(
+    name: str,
+    stages: Sequence[StageResult],
+    data: Mapping[str, StageData],
+    sections: Mapping[str, Evaluation],
+    has_losses: bool,
+) -> str:
     parts = [f"# Report of {name}", ""]
     if stages:
         parts += ["## Training", ""]
@@ -229,6 +247,7 @@ def _markdown(name: str, stages: Sequence[StageResult], sections: Mapping[str, E
         parts += [*_markdown_table(rows, num_left=1), ""]
     if has_losses:
         parts += ["![loss a supervised token](figures/loss.png)", ""]
+    parts += _data_section(data)
     for section, evaluation in sections.items():
         parts += [
             f"## {section}",
@@ -243,6 +262,23 @@ def _markdown(name: str, stages: Sequence[StageResult], sections: Mapping[str, E
         parts += ["", f"![{section} by task](figures/{section}.png)", "", "### Every dataset", ""]
         parts += [*_markdown_table(_dataset_rows(evaluation), num_left=4), ""]
     return "\n".join(parts)
+
+
+def _data_section(data: Mapping[str, StageData]) -> list[str]:
+    """What the stages were trained on; leaked records by dataset."""
+    if not data:
+        return []
+    rows = [["stage", "mixture", "datasets", "examples", "tokens", "texts cut", "dropped", "leaked records"]]
+    lines = []
+    for stage, each in data.items():
+        mixture = each.mixture if each.protocol == "zero_shot" else f"{each.mixture} ({each.protocol})"
+        totals = [f"{each.total(name):,}" for name in ("examples", "tokens", "cut", "dropped", "leaked")]
+        rows.append([stage, mixture, str(len(each.datasets)), *totals])
+        leaked = sorted((-dataset.leaked, dataset.name) for dataset in each.datasets if dataset.leaked)
+        if leaked:
+            lines.append(f"- {stage}, leaked: " + ", ".join(f"{name} {-number}" for number, name in leaked))
+    note = "Dropped: questions that fit into no row. Leaked: left out because an evaluation split has the same text."
+    return ["## Data", "", *_markdown_table(rows, num_left=2), "", note, *(["", *lines] if lines else []), ""]
 
 
 def _dataset_rows(evaluation: Evaluation) -> list[list[str]]:

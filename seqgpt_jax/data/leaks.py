@@ -188,18 +188,19 @@ def _hash_records(records: Sequence[Record], first: int) -> tuple[np.ndarray, ..
     return inputs, texts, mix(windows ^ asked[owners]), windows, owners + first
 
 
-def _asked(records: Iterable[Record]) -> tuple[list[str], list[str], list[str]]:
+def _asked(records: Iterable[Record]) -> tuple[list[str], ...]:
     """The columns text_pair, question and target; "" where a record has none."""
-    pairs: list[str] = []
-    questions: list[str] = []
-    targets: list[str] = []
+    columns: tuple[list[str], ...] = ([], [], [])
     for record in records:
-        is_choice = isinstance(record, ClassificationRecord)
-        has_question = isinstance(record, ClassificationRecord | ExtractionRecord)
-        pairs.append((is_choice and record.text_pair) or "")
-        questions.append((has_question and record.question) or "")
-        targets.append(record.target.text if is_choice and record.target else "")
-    return pairs, questions, targets
+        pair = question = target = None
+        if isinstance(record, ClassificationRecord):
+            pair, question = record.text_pair, record.question
+            target = record.target.text if record.target else None
+        elif isinstance(record, ExtractionRecord):
+            question = record.question
+        for column, field in zip(columns, (pair, question, target), strict=True):
+            column.append(field or "")
+    return columns
 
 
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:

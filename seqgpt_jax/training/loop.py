@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,6 +46,7 @@ from seqgpt_jax.training.partitioning import (
     param_shardings,
 )
 from seqgpt_jax.training.signals import Interrupted, SignalWatch
+from seqgpt_jax.training.stage_data import count_stage_data, write_stage_data
 from seqgpt_jax.training.start import StartingPoint, cache_spec, prepare_start
 from seqgpt_jax.training.step import (
     StepMetrics,
@@ -66,6 +67,7 @@ class SizedSource(ExampleSource, Protocol):
 
     name: str
     lengths: Any  # int32 [N, 2]: tokens, supervised tokens
+    stats: Mapping[str, int]
 
 
 class Evaluator(Protocol):
@@ -164,6 +166,7 @@ def _train_stage(run: _Run, index: int) -> Params | None:
             return None
         spec = cache_spec(run.recipe, stage, run.run_dir / "tokenizer")
         sources = ensure_cache(spec, run.recipe.data.cache_path(), progress=run.show_progress)
+        write_stage_data(run.run_dir, stage.name, count_stage_data(spec, sources))
         loader = make_loader(sources, run.recipe, stage)
         optimizer = make_optimizer(stage.optimizer, stage.steps, run.skeleton)
         shardings = state_shardings(run.skeleton, optimizer, run.mesh)
