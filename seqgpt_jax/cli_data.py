@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 from typing import Any
 
 from seqgpt_jax.cli_arguments import add_command
@@ -15,10 +17,47 @@ def add_data_command(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser("data", help=summary, description=f"{summary.capitalize()}.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
+    leaks = add_command(
+        commands, "leaks", _leaks, "find training records that an evaluation split holds too",
+        "seqgpt data leaks held_in --json leaks.json",
+    )  # fmt: skip
+    _add_mixture(leaks, default="held_in")
+    leaks.add_argument("--json", type=Path, metavar="FILE", help="write every leak, with the record it is like")
+
     add_command(
         commands, "validate", _validate, "print every fault of a dataset folder, with file and line",
         "seqgpt data validate my_dataset",
     )  # fmt: skip
+
+
+def _add_mixture(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    parser.add_argument(
+        "mixture",
+        nargs="?" if default else None,
+        default=default,
+        metavar="MIXTURE",
+        help="such as held_in, held_in_zh, synthetic, a dataset's name, or the path of a folder"
+        + (f" (default: {default})" if default else ""),
+    )
+
+
+def _leaks(options: argparse.Namespace) -> None:
+    from seqgpt_jax.data.leaks import ensure_leaks, leaks_to_dict, leaks_to_text
+    from seqgpt_jax.data.mixtures import training_datasets
+    from seqgpt_jax.recipe import DataSettings
+
+    datasets = training_datasets(options.mixture, "train", None)
+    found = ensure_leaks(datasets, None, DataSettings().cache_path())
+    print(leaks_to_text(found))
+    if options.json:
+        _write_json(options.json, leaks_to_dict(found))
+
+
+def _write_json(path: Path, fields: Any) -> None:
+    from seqgpt_jax.training.checkpoints import write_atomically
+
+    write_atomically(path, json.dumps(fields, ensure_ascii=False, indent=1) + "\n")
+    print(f"wrote {path}")
 
 
 def _validate(options: argparse.Namespace) -> None:

@@ -32,6 +32,7 @@ from seqgpt_jax.evaluation import (
     TaskScores,
 )
 from seqgpt_jax.records import TASKS
+from seqgpt_jax.tables import markdown_table, text_table
 from seqgpt_jax.training.journal import StageResult, read_rows
 from seqgpt_jax.training.stage_data import StageData, read_stage_data
 
@@ -168,14 +169,8 @@ def _tasks(languages: Mapping[str, LanguageScores]) -> list[str]:
 
 def section_to_text(name: str, evaluation: Evaluation) -> str:
     """Returns the table for the terminal: a row a task, columns by language, each score beside its baseline."""
-    header, *rows = _task_rows(evaluation)
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = [f"{name} ({_scope(evaluation)})"]
-    for row in (header, *rows):
-        cells = [row[0].ljust(widths[0]), row[1].ljust(widths[1])]
-        cells += [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
-        lines.append("  " + "  ".join(cells).rstrip())
-    return "\n".join(lines + [f"  {line}" for line in _group_lines(evaluation)])
+    lines = [*text_table(_task_rows(evaluation), num_left=2), *_group_lines(evaluation)]
+    return "\n".join([f"{name} ({_scope(evaluation)})", *(f"  {line}" for line in lines)])
 
 
 def _scope(evaluation: Evaluation) -> str:
@@ -244,7 +239,7 @@ def _markdown(
         for stage in stages:
             losses = [f"{stage.loss_first:.3f}", f"{stage.loss_last:.3f}"]
             rows.append([stage.name, str(stage.steps), *losses, f"{stage.tokens_per_second:,.0f}"])
-        parts += [*_markdown_table(rows, num_left=1), ""]
+        parts += [*markdown_table(rows, num_left=1), ""]
     if has_losses:
         parts += ["![loss a supervised token](figures/loss.png)", ""]
     parts += _data_section(data)
@@ -257,10 +252,10 @@ def _markdown(
         parts += [
             "(classification), or copying nothing (all else). Means: datasets, then tasks; languages are never pooled."
         ]
-        parts += ["", *_markdown_table(_task_rows(evaluation), num_left=2), ""]
+        parts += ["", *markdown_table(_task_rows(evaluation), num_left=2), ""]
         parts += [f"- {line}" for line in _group_lines(evaluation)]
         parts += ["", f"![{section} by task](figures/{section}.png)", "", "### Every dataset", ""]
-        parts += [*_markdown_table(_dataset_rows(evaluation), num_left=4), ""]
+        parts += [*markdown_table(_dataset_rows(evaluation), num_left=4), ""]
     return "\n".join(parts)
 
 
@@ -278,7 +273,7 @@ def _data_section(data: Mapping[str, StageData]) -> list[str]:
         if leaked:
             lines.append(f"- {stage}, leaked: " + ", ".join(f"{name} {-number}" for number, name in leaked))
     note = "Dropped: questions that fit into no row. Leaked: left out because an evaluation split has the same text."
-    return ["## Data", "", *_markdown_table(rows, num_left=2), "", note, *(["", *lines] if lines else []), ""]
+    return ["## Data", "", *markdown_table(rows, num_left=2), "", note, *(["", *lines] if lines else []), ""]
 
 
 def _dataset_rows(evaluation: Evaluation) -> list[list[str]]:
@@ -291,12 +286,6 @@ def _dataset_rows(evaluation: Evaluation) -> list[list[str]]:
         row += [f"{dataset.parse_error_rate:.1%}", f"{dataset.hallucination_rate:.1%}", f"{dataset.unasked_rate:.1%}"]
         rows.append([*row, f"{dataset.num_cut} of {dataset.num_questions}"])
     return rows
-
-
-def _markdown_table(rows: Sequence[Sequence[str]], num_left: int) -> list[str]:
-    """num_left: columns that are aligned to the left; the others hold numbers."""
-    rule = ["---" if column < num_left else "---:" for column in range(len(rows[0]))]
-    return [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
