@@ -2,7 +2,8 @@
 
 What the numbers mean: evaluation.py and metrics.py. What is written:
 
-    report.json   stages [{name, steps, loss_first, loss_last, tokens_per_second ...}], an object a section (held_out):
+    report.json   stages [{name, steps, loss_first, loss_last, tokens_per_second ...}], protocol ("few_shot" where any
+                  stage trained on held-out datasets, else "zero_shot"), an object a section (held_out):
                   classification {accuracy, majority_baseline}, extraction {span_f1, copying_nothing,
                   parse_error_rate, hallucination_rate}, per_language {en, zh: score, baseline, both groups, per_task},
                   per_task {NER: {en, zh}}, datasets [...]
@@ -49,10 +50,16 @@ def write_report(
     sections: evaluations by name ("held_out"). details: further top-level fields of report.json, such as the device.
     The loss curve comes from metrics.jsonl, where the run has one.
     """
-    taken = {"stages", *(details or {})} & set(sections)
+    taken = {"stages", "protocol", *(details or {})} & set(sections)
     if taken:
         raise UserError(f"a section of the report cannot be named '{min(taken)}' (choose another name)")
-    report: dict[str, Any] = {"stages": [_rounded(asdict(stage)) for stage in stages], **(details or {})}
+    protocols = {stage.name: stage.protocol for stage in stages}
+    protocol = "few_shot" if few_shot_note(protocols) else "zero_shot"
+    report: dict[str, Any] = {
+        "stages": [_rounded(asdict(stage)) for stage in stages],
+        "protocol": protocol,
+        **(details or {}),
+    }
     report |= {name: section_to_dict(evaluation) for name, evaluation in sections.items()}
     figures, eval_dir = run_dir / "figures", run_dir / "eval"
     for folder in (figures, eval_dir):
@@ -76,6 +83,12 @@ def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def few_shot_note(protocols: Mapping[str, str]) -> str:
+    """What a reader must know of stages (name -> protocol) that trained on held-out datasets; empty where none did."""
+    names = ", ".join(name for name, protocol in protocols.items() if protocol == "few_shot")
+    return f"Not zero-shot: held-out datasets were trained on (protocol few_shot in {names})." if names else ""
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -222,11 +235,14 @@ def _markdown(name: str, stages: Sequence[StageResult], sections: Mapping[str, E
     parts = [f"# Report of {name}", ""]
     if stages:
         parts += ["## Training", ""]
-        rows = [["stage", "steps", "loss first", "loss last", "tokens/s"]]
+        rows = [["stage", "protocol", "steps", "loss first", "loss last", "tokens/s"]]
         for stage in stages:
             losses = [f"{stage.loss_first:.3f}", f"{stage.loss_last:.3f}"]
-            rows.append([stage.name, str(stage.steps), *losses, f"{stage.tokens_per_second:,.0f}"])
-        parts += [*_markdown_table(rows, num_left=1), ""]
+            speed = f"{stage.tokens_per_second:,.0f}"
+            rows.append([stage.name, stage.protocol, str(stage.steps), *losses, speed])
+        parts += [*_markdown_table(rows, num_left=2), ""]
+    if note := few_shot_note({stage.name: stage.protocol for stage in stages}):
+        parts += [f"**{note}**", ""]
     if has_losses:
         parts += ["![loss a supervised token](figures/loss.png)", ""]
     for section, evaluation in sections.items():

@@ -200,7 +200,7 @@ def generated_records(mixture: str, num: int, seed: int = 0) -> Iterator[Record]
 
 # --- atomic tasks ----------------------------------------------------------------------------------------------------
 
-_STEPS = {"RE": ("entities", "relation"), "EE": ("trigger", "event_type", "argument")}
+ATOMIC_STEPS = {"RE": ("entities", "relation"), "EE": ("trigger", "event_type", "argument")}
 
 
 def atomic_tasks(dataset: Dataset) -> dict[str, tuple[str, ...]]:
@@ -211,8 +211,8 @@ def atomic_tasks(dataset: Dataset) -> dict[str, tuple[str, ...]]:
     """
     meta = dataset.declared
     name = re.sub(r"\W", "_", meta.name)  # SeqIO allows no hyphens and no blanks
-    if meta.task in _STEPS:
-        return {f"{name}_{step}": (step,) for step in _STEPS[meta.task]}
+    if meta.task in ATOMIC_STEPS:
+        return {f"{name}_{step}": (step,) for step in ATOMIC_STEPS[meta.task]}
     return {name: ("classify", "extract")}
 
 
