@@ -2,8 +2,9 @@
 
 What the numbers mean: evaluation.py and metrics.py. What is written:
 
-    report.json   stages [{name, steps, loss_first, loss_last, tokens_per_second ..., data {mixture, protocol, examples,
-                  tokens, cut, dropped, leaked, datasets [...]}}], an object a section (held_out):
+    report.json   stages [{name, steps, loss_first, loss_last, tokens_per_second ..., data {mixture, examples, tokens,
+                  cut, dropped, leaked, datasets [...]}}], protocol ("few_shot" where any stage trained on held-out
+                  datasets, else "zero_shot"), an object a section (held_out):
                   classification {accuracy, majority_baseline}, extraction {span_f1, copying_nothing,
                   parse_error_rate, hallucination_rate}, per_language {en, zh: score, baseline, both groups, per_task},
                   per_task {NER: {en, zh}}, datasets [...]
@@ -52,12 +53,17 @@ def write_report(
     sections: evaluations by name ("held_out"). details: further top-level fields of report.json, such as the device.
     The loss curve comes from metrics.jsonl, the data of the stages from data/, where the run has them.
     """
-    taken = {"stages", *(details or {})} & set(sections)
+    taken = {"stages", "protocol", *(details or {})} & set(sections)
     if taken:
         raise UserError(f"a section of the report cannot be named '{min(taken)}' (choose another name)")
+    protocols = {stage.name: stage.protocol for stage in stages}
+    protocol = "few_shot" if few_shot_note(protocols) else "zero_shot"
     data = {stage.name: found for stage in stages if (found := read_stage_data(run_dir, stage.name))}
-    report: dict[str, Any] = {"stages": [_stage_to_dict(stage, data.get(stage.name)) for stage in stages]}
-    report |= details or {}
+    report: dict[str, Any] = {
+        "stages": [_stage_to_dict(stage, data.get(stage.name)) for stage in stages],
+        "protocol": protocol,
+        **(details or {}),
+    }
     report |= {name: section_to_dict(evaluation) for name, evaluation in sections.items()}
     figures, eval_dir = run_dir / "figures", run_dir / "eval"
     for folder in (figures, eval_dir):
@@ -89,6 +95,12 @@ def _stage_to_dict(stage: StageResult, data: StageData | None) -> dict[str, Any]
         totals = {name: data.total(name) for name in ("examples", "tokens", "cut", "dropped", "leaked")}
         fields["data"] = {**asdict(data), **totals}
     return fields
+
+
+def few_shot_note(protocols: Mapping[str, str]) -> str:
+    """What a reader must know of stages (name -> protocol) that trained on held-out datasets; empty where none did."""
+    names = ", ".join(name for name, protocol in protocols.items() if protocol == "few_shot")
+    return f"Not zero-shot: held-out datasets were trained on (protocol few_shot in {names})." if names else ""
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -235,11 +247,14 @@ def _markdown(
     parts = [f"# Report of {name}", ""]
     if stages:
         parts += ["## Training", ""]
-        rows = [["stage", "steps", "loss first", "loss last", "tokens/s"]]
+        rows = [["stage", "protocol", "steps", "loss first", "loss last", "tokens/s"]]
         for stage in stages:
             losses = [f"{stage.loss_first:.3f}", f"{stage.loss_last:.3f}"]
-            rows.append([stage.name, str(stage.steps), *losses, f"{stage.tokens_per_second:,.0f}"])
-        parts += [*markdown_table(rows, num_left=1), ""]
+            speed = f"{stage.tokens_per_second:,.0f}"
+            rows.append([stage.name, stage.protocol, str(stage.steps), *losses, speed])
+        parts += [*markdown_table(rows, num_left=2), ""]
+    if note := few_shot_note({stage.name: stage.protocol for stage in stages}):
+        parts += [f"**{note}**", ""]
     if has_losses:
         parts += ["![loss a supervised token](figures/loss.png)", ""]
     parts += _data_section(data)
@@ -266,9 +281,8 @@ def _data_section(data: Mapping[str, StageData]) -> list[str]:
     rows = [["stage", "mixture", "datasets", "examples", "tokens", "texts cut", "dropped", "leaked records"]]
     lines = []
     for stage, each in data.items():
-        mixture = each.mixture if each.protocol == "zero_shot" else f"{each.mixture} ({each.protocol})"
         totals = [f"{each.total(name):,}" for name in ("examples", "tokens", "cut", "dropped", "leaked")]
-        rows.append([stage, mixture, str(len(each.datasets)), *totals])
+        rows.append([stage, each.mixture, str(len(each.datasets)), *totals])
         leaked = sorted((-dataset.leaked, dataset.name) for dataset in each.datasets if dataset.leaked)
         if leaked:
             lines.append(f"- {stage}, leaked: " + ", ".join(f"{name} {-number}" for number, name in leaked))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import seqio
 from seqgpt_jax.data.datasets import Dataset, atomic_tasks
 from seqgpt_jax.data.mixtures import resolve_mixture
 from seqgpt_jax.data.questions import EncodeConfig
+from seqgpt_jax.data.rates import mixing_rates
 from seqgpt_jax.prompt import get_format
 from seqgpt_jax.vocabulary import Vocabulary
 from tasks.preprocessors import ask_and_encode, record_source
@@ -43,26 +44,41 @@ class TaskSettings:
 
 
 def register(
-    mixture: str, data_dir: Path | None = None, *, settings: TaskSettings, rate_cap: int = RATE_CAP
+    mixture: str,
+    data_dir: Path | None = None,
+    *,
+    settings: TaskSettings,
+    rate_cap: int | None = RATE_CAP,
+    temperature: float = 1.0,
+    weights: Mapping[str, float] | None = None,
 ) -> list[str]:
-    """Registers a mixture of data/datasets.py and its tasks with SeqIO; returns the names of the tasks.
+    """Registers a mixture of data/mixtures.py and its tasks with SeqIO; returns the names of the tasks.
 
-    To register again is harmless: the same settings change nothing, others replace what there was. UserError for an
-    unknown mixture, or data that is not there.
+    Rates: those of data/rates.py by the training records of each task, or 1 each where not every dataset has any. To
+    register again is harmless: the same settings change nothing, others replace what there was. UserError for an
+    unknown mixture, data that is not there, or a weight that names nothing.
     """
     datasets = resolve_mixture(mixture, data_dir)
-    names = [name for dataset in datasets for name in add_tasks(dataset, settings)]
-    held_out = any(dataset.held_out for dataset in datasets)
-    rate = 1.0 if held_out else functools.partial(seqio.mixing_rate_num_examples, maximum=rate_cap)
-    _add_mixture(re.sub(r"\W", "_", mixture), names, rate)
-    return names
+    owners = {name: dataset for dataset in datasets for name in add_tasks(dataset, settings)}
+    if all("train" in dataset.splits for dataset in datasets):
+        sizes = {name: _num_train_records(name, dataset, settings) for name, dataset in owners.items()}
+        rates = mixing_rates(sizes, rate_cap, temperature, weights)
+    else:
+        rates = dict.fromkeys(owners, 1.0)
+    _add_mixture(re.sub(r"\W", "_", mixture), rates)
+    return list(owners)
+
+
+def _num_train_records(name: str, dataset: Dataset, settings: TaskSettings) -> int:
+    known: int | None = seqio.TaskRegistry.get(name).num_input_examples("train")
+    return known if known is not None else sum(1 for _ in dataset.records("train", settings.limit))
 
 
 def add_tasks(dataset: Dataset, settings: TaskSettings) -> list[str]:
     """Registers one dataset's atomic tasks; returns their names."""
     names = []
     for name, steps in atomic_tasks(dataset).items():
-        identity = (dataset.meta.name, str(getattr(dataset, "folder", "")), settings.identity())
+        identity = (dataset.declared.name, dataset.place, dataset.splits, settings.identity())
         if _registered.get(name) != identity:
             if name in seqio.TaskRegistry.names():
                 seqio.TaskRegistry.remove(name)
@@ -112,9 +128,9 @@ def task_stats(name: str) -> Counter[str]:
     return _stats[name]
 
 
-def _add_mixture(name: str, tasks: Iterable[str], rate: object) -> None:
+def _add_mixture(name: str, rates: Mapping[str, float]) -> None:
     if name in seqio.TaskRegistry.names():  # a mixture of one dataset, which bears its name
         return
     if name in seqio.MixtureRegistry.names():
         seqio.MixtureRegistry.remove(name)
-    seqio.MixtureRegistry.add(name, list(tasks), default_rate=rate)
+    seqio.MixtureRegistry.add(name, list(rates.items()))

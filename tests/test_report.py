@@ -132,14 +132,14 @@ def test_the_data_of_a_stage_is_shown(tmp_path: Path, evaluation: Evaluation) ->
         DatasetCounts("names", "NER", "zh", 500, 20_000, 8_000, cut=5, dropped=2, leaked=0),
         DatasetCounts("plots", "CLS", "en", 100, 4_000, 500, cut=0, dropped=0, leaked=40),
     )
-    write_stage_data(tmp_path, "real", StageData("held_out", "train", "few_shot", 2, datasets))
+    write_stage_data(tmp_path, "real", StageData("held_in", "train", 2, datasets))
     report = write_report(tmp_path, STAGES, {"held_out": evaluation})
     assert "data" not in report["stages"][0]
     data = report["stages"][1]["data"]
     assert (data["examples"], data["tokens"], data["cut"], data["dropped"], data["leaked"]) == (1600, 74_000, 12, 2, 43)
-    assert data["datasets"][0]["name"] == "films" and data["protocol"] == "few_shot"
+    assert data["datasets"][0]["name"] == "films"
     text = (tmp_path / "report.md").read_text("utf-8")
-    assert "| real | held_out (few_shot) | 3 | 1,600 | 74,000 | 12 | 2 | 43 |" in text
+    assert "| real | held_in | 3 | 1,600 | 74,000 | 12 | 2 | 43 |" in text
     assert "- real, leaked: plots 40, films 3\n" in text
 
 

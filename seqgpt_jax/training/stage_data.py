@@ -46,7 +46,6 @@ class DatasetCounts:
 class StageData:
     mixture: str
     split: str
-    protocol: str
     passes: int
     datasets: tuple[DatasetCounts, ...]
 
@@ -65,7 +64,7 @@ def count_stage_data(spec: CacheSpec, sources: Iterable[CountedSource]) -> Stage
         leaked = max((each.get("leaked", 0) for each in own), default=0) // spec.passes  # each task read every record
         meta = dataset.declared
         datasets.append(DatasetCounts(meta.name, meta.task, meta.language, **sums, leaked=leaked))
-    return StageData(spec.mixture, spec.split, spec.protocol, spec.passes, tuple(datasets))
+    return StageData(spec.mixture, spec.split, spec.passes, tuple(datasets))
 
 
 def write_stage_data(run_dir: Path, stage: str, data: StageData) -> None:
