@@ -6,19 +6,16 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from seqgpt_jax.atomic import (
     ask_next,
     check_labels,
     decompose,
-    locate,
     normalise_label,
-    normalise_text,
     recompose,
 )
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.occurrences import normalise_text
 from seqgpt_jax.records import (
     ClassificationRecord,
     DatasetMeta,
@@ -45,20 +42,6 @@ def span(text: str, label: str, string: str, nth: int = 0) -> Span:
 
 
 # --- normalisation ---------------------------------------------------------------------------------------------------
-
-
-def test_normalise_text_keeps_offsets() -> None:
-    breaks = "\t\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-    assert normalise_text(f" a{breaks}b \u3000 c\x1f\n ") == " a" + " " * len(breaks) + "b \u3000 c"
-    assert normalise_text("a\r\nb") == "a  b"
-
-
-@given(st.text())
-def test_normalised_text_is_one_line(text: str) -> None:
-    written = normalise_text(text)
-    assert len(written.splitlines()) <= 1 and "\t" not in written
-    assert len(written) <= len(text) and normalise_text(written) == written
-    assert all(a == b or b == " " for a, b in zip(text, written, strict=False))
 
 
 def test_labels_that_cannot_be_asked() -> None:
@@ -437,44 +420,3 @@ def test_gold_labels_that_the_dataset_does_not_have() -> None:
     ):
         with pytest.raises(UserError, match=r"dataset d, record 7: gold label '(b|attack)'"):
             decompose(record, dataset)
-
-
-# --- read back -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "strings", "starts"),
-    [
-        ("art party art", ["art"], [0, 10]),  # not inside a word
-        ("party", ["art"], []),
-        ("élan élan", ["lan"], []),
-        ("19 of 1990", ["19"], [0]),  # nor inside a number
-        ("5km, B2", ["5", "B"], [0, 5]),  # a number beside letters is cut off from them
-        ("小明和小明", ["小明"], [0, 3]),  # Chinese has no such edges
-        ("用Python3写", ["Python"], [1]),
-        ("New York, York", ["York", "New York"], [0, 10]),  # not inside a longer answered span of its label
-        ("aa.aa.aa", ["aa.aa", "aa"], [0, 6]),
-        ("a\nb a b", ["a b"], [0, 4]),  # offsets are those of the text as it is
-        ("x", ["y", ""], []),
-    ],
-)
-def test_locate(text: str, strings: list[str], starts: list[int]) -> None:
-    spans = locate(text, {"l": strings})
-    assert [found.start for found in spans] == starts
-    assert all(text[found.start : found.end] == found.text for found in spans)
-
-
-def test_locate_looks_at_each_label_alone() -> None:
-    assert len(locate("New York", {"a": ["New York"], "b": ["York"]})) == 2
-
-
-@given(text=st.text("ab1 小é\n", max_size=20), strings=st.lists(st.text("ab1 小é", max_size=4), max_size=5))
-def test_locate_finds_only_what_was_answered(text: str, strings: list[str]) -> None:
-    spans = locate(text, {"l": strings})
-    assert len(set(spans)) == len(spans)
-    for found in spans:
-        assert (
-            normalise_text(text + "|")[found.start : found.end] in strings
-            and text[found.start : found.end] == found.text
-        )
-    assert [s.start for s in spans] == sorted(s.start for s in spans)

@@ -43,7 +43,10 @@ SHARD_EXAMPLES = 1 << 16
 MEMORY_BYTES = 16 << 20  # a task with no more token ids than this is read into memory as a whole
 _RECORDS_PER_PROCESS = 5_000  # fewer are read before another process has imported TensorFlow
 _WRITER_OPTIONS = "group_size:1,zstd:1"  # group_size 1: reading one example decodes no other
-_PREPROCESSING_MODULES = ("records", "atomic", "prompt", "negatives", "vocabulary", "data.datasets", "data.questions")
+_PREPROCESSING_MODULES = (
+    "records", "occurrences", "atomic", "prompt", "negatives", "label_similarity", "vocabulary",
+    "data.balance", "data.datasets", "data.questions",
+)  # fmt: skip
 _TASK_FILES = ("preprocessors.py", "build.py")
 
 

@@ -1,0 +1,260 @@
+"""Gold through the text format and back: what of a record is lost or added where every question is answered right.
+
+    record -> decompose -> evaluation_questions -> render_answer -> parse -> recompose -> a record like the first
+
+A record is compared part by part. A part is a set of facts, and a fact that is lost or added has a reason (`REASONS`):
+
+    labels     label                                  classification
+    spans      label, start, end                      extraction; of reading comprehension: answers
+    mentions   entity type, start, end                relations
+    triples    relation, head string, tail string
+    triggers   event type, start, end                 events
+    arguments  event type, role, start, end
+    events     type, trigger, and all its arguments   the whole event
+
+The span F1 is that of spans, answers, mentions, triggers and arguments together, as metrics.py defines it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tqdm import tqdm
+
+from seqgpt_jax.atomic import NONE, decompose, locate, normalise_text, recompose
+from seqgpt_jax.data.datasets import Dataset, sample_records
+from seqgpt_jax.errors import UserError
+from seqgpt_jax.negatives import evaluation_questions
+from seqgpt_jax.prompt import SEQGPT_V1
+from seqgpt_jax.records import (
+    ClassificationRecord,
+    DatasetMeta,
+    EventRecord,
+    ExtractionRecord,
+    Record,
+    RelationRecord,
+    Span,
+)
+
+AGAIN = "string occurs again"  # gold marks some of a string's occurrences, the answer means each of them
+NESTED = "inside a longer span"  # of its label, and its string also stands elsewhere
+CUTS_WORD = "cuts a word"  # an edge of it, or an occurrence of its string that overlaps another
+EDGE = "white space at an edge"  # an answer has none there
+NONE_STRING = "is the string None"  # which is the format's empty answer
+SAME_STRING = "head and tail are one string"  # pairs of distinct strings are asked
+TYPE_PAIR = "types never related in training"  # such pairs are not asked
+SHARED_TRIGGER = "two events of one type and trigger"  # come back as one
+SAME_TYPE = "two events of one type"  # an argument goes to the nearest trigger of its type
+OTHER = "other"
+REASONS = (AGAIN, NESTED, CUTS_WORD, EDGE, NONE_STRING, SAME_STRING, TYPE_PAIR, SHARED_TRIGGER, SAME_TYPE, OTHER)
+SPAN_PARTS = ("spans", "answers", "mentions", "triggers", "arguments")
+PARTS = ("labels", *SPAN_PARTS, "triples", "events")
+
+
+@dataclass
+class PartCounts:
+    """Facts of one part that came back, and by reason those that did not, or that came unasked for."""
+
+    kept: int = 0
+    lost: Counter[str] = field(default_factory=Counter)
+    added: Counter[str] = field(default_factory=Counter)
+
+    def __iadd__(self, other: PartCounts) -> PartCounts:
+        self.kept += other.kept
+        self.lost += other.lost
+        self.added += other.added
+        return self
+
+    def precision(self) -> float:
+        return self.kept / (self.kept + self.added.total()) if self.kept else 0.0
+
+    def recall(self) -> float:
+        return self.kept / (self.kept + self.lost.total()) if self.kept else 0.0
+
+    def f1(self) -> float:
+        return 2 * self.kept / (2 * self.kept + self.lost.total() + self.added.total()) if self.kept else 0.0
+
+
+@dataclass
+class RoundTrip:
+    """The records of one dataset. num_same: of how many nothing was lost or added; num_malformed: answers that were not
+    read as they were written (none, or the format is broken)."""
+
+    name: str
+    task: str
+    language: str
+    num_records: int = 0
+    num_same: int = 0
+    num_malformed: int = 0
+    parts: dict[str, PartCounts] = field(default_factory=dict)
+
+    def spans(self) -> PartCounts | None:
+        """All that has a place in the text; None where the dataset has no such part."""
+        return _sum(self.parts[part] for part in SPAN_PARTS if part in self.parts)
+
+
+def _sum(parts: Iterable[PartCounts]) -> PartCounts | None:
+    total: PartCounts | None = None
+    for part in parts:
+        total = total or PartCounts()
+        total += part
+    return total
+
+
+def round_trip(
+    datasets: Sequence[Dataset], split: str | None = None, limit: int | None = None, progress: bool = True
+) -> list[RoundTrip]:
+    """One result a dataset. split: None means all that may be read; limit: records a split, a seeded sample.
+
+    UserError where no dataset has the split.
+    """
+    present = [(dataset, [each for each in dataset.splits if split in (None, each)]) for dataset in datasets]
+    present = [(dataset, splits) for dataset, splits in present if splits]
+    if not present:
+        raise UserError(f"none of {len(datasets)} datasets has a split '{split}' (choose train, validation or test)")
+    results = []
+    with tqdm(desc="round trip", unit=" records", disable=not progress, file=sys.stderr) as bar:
+        for dataset, splits in present:
+            meta = dataset.meta
+            result = RoundTrip(meta.name, meta.task, meta.language)
+            bar.set_postfix_str(meta.name)
+            for each in splits:
+                for record in dataset.records(each) if limit is None else sample_records(dataset, each, limit):
+                    add_record(result, record, dataset.record_meta(record), each)
+                    bar.update()
+            results.append(result)
+    return results
+
+
+def add_record(result: RoundTrip, record: Record, meta: DatasetMeta, split: str = "train") -> Record:
+    """Counts what one record loses and gains, and returns the record that came back."""
+    answered = []
+    for example in evaluation_questions(decompose(record, meta, split)):
+        parsed = SEQGPT_V1.parse(SEQGPT_V1.render_answer(example), example.kind, example.labels)
+        result.num_malformed += bool(parsed.problems) or parsed.answer != example.answer
+        answered.append(replace(example, answer=parsed.answer))
+    found = recompose(record, meta, answered)
+    gold_facts, found_facts = facts(record), facts(found)
+    same = True
+    for part, gold_part in gold_facts.items():
+        counts = result.parts.setdefault(part, PartCounts())
+        found_part = found_facts[part]
+        lost, added = gold_part - found_part, found_part - gold_part
+        counts.kept += len(gold_part) - len(lost)
+        if lost or added:
+            same = False
+            why = _Reasons(record, found, meta)
+            counts.lost.update(why.lost(part, fact) for fact in lost)
+            counts.added.update(why.added(part, fact) for fact in added)
+    result.num_records += 1
+    result.num_same += same
+    return found
+
+
+# --- facts -----------------------------------------------------------------------------------------------------------
+
+
+def facts(record: Record) -> dict[str, set[Hashable]]:
+    """What a record says, part by part (module docstring)."""
+    match record:
+        case ClassificationRecord():
+            return {"labels": set(record.labels)}
+        case ExtractionRecord():
+            return {"answers" if record.question else "spans": {_place(span) for span in record.spans}}
+        case RelationRecord():
+            texts = [_string(entity) for entity in record.entities]
+            return {
+                "mentions": {_place(entity) for entity in record.entities},
+                "triples": {(r.label, texts[r.head], texts[r.tail]) for r in record.relations},
+            }
+        case EventRecord():
+            return {
+                "triggers": {_place(event.trigger, event.type) for event in record.events},
+                "arguments": {(event.type, *_place(each)) for event in record.events for each in event.arguments},
+                "events": set(_whole_events(record)),
+            }
+
+
+def _place(span: Span, label: str | None = None) -> tuple[str, int, int, str]:
+    """Offsets where the span is in the text; otherwise its string keeps it apart from others that are not."""
+    return span.label if label is None else label, span.start, span.end, "" if span.in_text else span.text
+
+
+def _string(span: Span) -> str:
+    return normalise_text(span.text).strip()
+
+
+def _whole_events(record: EventRecord) -> Iterator[tuple[Hashable, ...]]:
+    """(type, trigger, arguments, number): a second event with the same type and trigger is number 1, and so on."""
+    seen: Counter[Hashable] = Counter()
+    for event in record.events:
+        trigger = _place(event.trigger, event.type)
+        yield event.type, trigger, frozenset(map(_place, event.arguments)), seen[trigger]
+        seen[trigger] += 1
+
+
+# --- reasons ---------------------------------------------------------------------------------------------------------
+
+
+class _Reasons:
+    """Why a fact of `record` is not in `found`, or one of `found` not in `record`."""
+
+    def __init__(self, record: Record, found: Record, meta: DatasetMeta) -> None:
+        self.record, self.found, self.meta = record, found, meta
+
+    def lost(self, part: str, fact: Any) -> str:
+        if part == "triples":
+            return self._lost_triple(*fact)
+        if part == "events":
+            return self._changed_event(*fact)
+        return OTHER if part == "labels" else self._lost_span(*fact[-4:])
+
+    def added(self, part: str, fact: Any) -> str:
+        if part == "events":
+            return self._changed_event(*fact)
+        return AGAIN if part in SPAN_PARTS and fact[-3] >= 0 else OTHER
+
+    def _lost_span(self, label: str, start: int, end: int, text: str) -> str:
+        given = self.record.text[start:end]
+        string = normalise_text(given).strip()
+        if string in ("", NONE):
+            return NONE_STRING if string else EDGE
+        if string != normalise_text(given):
+            return EDGE
+        alone = locate(self.record.text, {label: [string]})
+        return NESTED if (start, end) in {(span.start, span.end) for span in alone} else CUTS_WORD
+
+    def _lost_triple(self, relation: str, head: str, tail: str) -> str:
+        if head == tail:
+            return SAME_STRING
+        assert isinstance(self.record, RelationRecord)
+        for string in (head, tail):
+            mention = next(entity for entity in self.record.entities if _string(entity) == string)
+            if not any(_string(entity) == string for entity in _entities(self.found)):
+                return self._lost_span(*_place(mention))
+        return TYPE_PAIR
+
+    def _changed_event(self, type_: str, trigger: Any, arguments: frozenset[Any], number: int) -> str:
+        """Of an event that is lost as a whole, or that has come in place of one."""
+        assert isinstance(self.record, EventRecord) and isinstance(self.found, EventRecord)
+        own = [event for event in self.record.events if event.type == type_]
+        if len({_place(event.trigger) for event in own}) < len(own):
+            return SHARED_TRIGGER
+        gold, found = ({**facts(each)} for each in (self.record, self.found))
+        mine = {(type_, *argument) for argument in arguments}
+        for part, given in (("triggers", {trigger}), ("arguments", mine)):
+            if lost := given & (gold[part] - found[part]):
+                return self.lost(part, min(lost))
+            if given & (found[part] - gold[part]):
+                return AGAIN
+        if any(fact[0] == type_ for part in ("triggers", "arguments") for fact in found[part] - gold[part]):  # type: ignore[index]
+            return AGAIN
+        return SAME_TYPE if len(own) > 1 else OTHER
+
+
+def _entities(record: Record) -> tuple[Span, ...]:
+    return record.entities if isinstance(record, RelationRecord) else ()
