@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.occurrences import gap, locate, normalise_string, normalise_text, read_spans
+from seqgpt_jax.occurrences import gap, normalise_string, normalise_text, read_spans
 from seqgpt_jax.records import (
     ClassificationRecord,
     DatasetMeta,
@@ -390,7 +390,9 @@ def _question(
 def recompose(record: Record, meta: DatasetMeta, answered: Sequence[AtomicExample]) -> Record:
     """Returns the predicted record: the given one with the answers in place of its gold.
 
-    No answer is filtered: a string that is not in the text becomes a span with start = end = -1.
+    No answer is filtered: a string that is not in the text becomes a span with start = end = -1. Where a string occurs
+    several times, an extraction means each of its occurrences (``locate``); reading comprehension and the entities of
+    relations, where nothing says that there is more than one, mean the first; events those nearest to one another.
     """
     answers = _given_answers(record, meta, answered)
     match record:
@@ -399,7 +401,8 @@ def recompose(record: Record, meta: DatasetMeta, answered: Sequence[AtomicExampl
             none_options = [label for label in record.label_set or () if normalise_label(label) == NONE]
             return replace(record, labels=labels or tuple(none_options[:1]))
         case ExtractionRecord():
-            return replace(record, spans=read_spans(record.text, answers.strings.get(("extract", ()), {})))
+            strings = answers.strings.get(("extract", ()), {})
+            return replace(record, spans=read_spans(record.text, strings, once=bool(record.question)))
         case RelationRecord():
             return _recompose_relations(record, answers)
         case EventRecord():
@@ -407,37 +410,50 @@ def recompose(record: Record, meta: DatasetMeta, answered: Sequence[AtomicExampl
 
 
 def _recompose_relations(record: RelationRecord, answers: _Answers) -> RelationRecord:
-    """A relation holds between two strings; it is drawn between their nearest occurrences."""
+    """A relation holds between two strings; of a string that is answered as several types, the nearest are joined."""
     mentions = answers.strings.get(("entities", ()), {})
-    types = _invert(mentions)
-    chosen = ((query, labels) for (step, query), labels in answers.choices.items() if step == "relation" and labels)
-    held = {query: labels for query, labels in chosen if types.keys() >= {*query}}
-    entities = read_spans(record.text, mentions)
-    placed = {normalise_string(entity.text) for entity in entities}
-    for mention in {mention: None for query in held for mention in query if mention not in placed}:
-        entities += locate(record.text, {types[mention][0]: [mention]})  # only inside longer mentions, but spoken of
+    entities = read_spans(record.text, mentions, once=True)
     places: dict[str, list[int]] = {}
     for index, entity in enumerate(entities):
         places.setdefault(normalise_string(entity.text), []).append(index)
     relations = []
-    for (head, tail), labels in held.items():
-        pairs = ((h, t) for h in places[head] for t in places[tail])
-        nearest = min(pairs, key=lambda pair: gap(entities[pair[0]], entities[pair[1]]))
-        relations += [Relation(label, *nearest) for label in labels]
+    for (step, query), labels in answers.choices.items():
+        if step == "relation" and labels and places.keys() >= {*query}:
+            pairs = ((h, t) for h in places[query[0]] for t in places[query[1]])
+            nearest = min(pairs, key=lambda pair: gap(entities[pair[0]], entities[pair[1]]))
+            relations += [Relation(label, *nearest) for label in labels]
     return replace(record, entities=entities, relations=tuple(relations))
 
 
 def _recompose_events(record: EventRecord, answers: _Answers) -> EventRecord:
-    """Each argument goes to the nearest trigger of its type."""
     strings_by_type: dict[str, list[str]] = {}
     for string, types in _invert(answers.strings.get(("trigger", ()), {})).items():
         for type_ in answers.event_types(string, types):
             strings_by_type.setdefault(type_, []).append(string)
+    triggers: dict[str, list[Span]] = {}
+    for trigger in read_spans(record.text, strings_by_type):
+        triggers.setdefault(trigger.label, []).append(trigger)
+    events: list[Event] = []
+    for type_, own in triggers.items():
+        arguments = read_spans(record.text, answers.strings.get(("argument", (type_,)), {}))
+        events += _join_events(own, arguments)
+    return replace(record, events=tuple(sorted(events, key=lambda event: (event.trigger.start, -event.trigger.end))))
 
-    triggers = read_spans(record.text, strings_by_type)
-    arguments: dict[Span, list[Span]] = {trigger: [] for trigger in triggers}
-    for (step, query), strings_by_role in answers.strings.items():
-        own = [trigger for trigger in triggers if step == "argument" and trigger.label == query[0]]
-        for argument in read_spans(record.text, strings_by_role) if own else ():
-            arguments[min(own, key=lambda trigger: gap(trigger, argument))].append(argument)
-    return replace(record, events=tuple(Event(t.label, t, tuple(found)) for t, found in arguments.items()))
+
+def _join_events(triggers: Sequence[Span], arguments: Sequence[Span]) -> list[Event]:
+    """The events of one type, of all occurrences of its triggers and arguments.
+
+    A trigger's string means the occurrences that an argument is nearest to, or each if there are none. An argument's
+    string means its occurrence nearest to each of these, and goes to whichever of these is nearest to it.
+    """
+    by_string: dict[tuple[str, str], list[Span]] = {}
+    for argument in arguments:
+        by_string.setdefault((argument.label, argument.text), []).append(argument)
+    pairs = ([(t, a) for t in triggers for a in occurrences] for occurrences in by_string.values())
+    used = {min(each, key=lambda pair: gap(*pair))[0] for each in pairs}
+    used_strings = {trigger.text for trigger in used}
+    kept: dict[Span, list[Span]] = {t: [] for t in triggers if t in used or t.text not in used_strings}
+    for occurrences in by_string.values():
+        for argument in {min(occurrences, key=lambda each: gap(trigger, each)): None for trigger in kept}:
+            kept[min(kept, key=lambda trigger: gap(trigger, argument))].append(argument)
+    return [Event(t.label, t, tuple(sorted(found, key=lambda a: (a.start, -a.end)))) for t, found in kept.items()]

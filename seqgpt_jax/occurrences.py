@@ -6,7 +6,7 @@ A text is normalised before anything is looked for, one character for one, so th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from seqgpt_jax.records import Span
 
@@ -28,46 +28,52 @@ def gap(a: Span, b: Span) -> tuple[int, int]:
     return max(a.start - b.end, b.start - a.end, 0), abs(a.start - b.start)
 
 
-def read_spans(text: str, strings_by_label: Mapping[str, Sequence[str]]) -> tuple[Span, ...]:
-    """The located spans, and with start = end = -1 the strings that occur nowhere, or only as parts of words."""
+def locate(text: str, strings_by_label: Mapping[str, Iterable[str]], *, once: bool = False) -> tuple[Span, ...]:
+    """Returns the spans that answered strings mean, in text order; a string that is not in the text gives none.
+
+    A string means each of its occurrences that does not cut a Latin word (a run of letters or of digits) and does not
+    lie inside a longer answered string, of whatever label. Where there is none of these, it means those inside longer
+    ones; where there is none of these either, those that cut words. once: only the first of what it means.
+
+    ("Paris Hilton in Paris", {"person": ["Paris Hilton"], "city": ["Paris"]})  ->  Paris Hilton at 0, Paris at 16
+    ("New York", {"state": ["New York"], "city": ["York"]})                     ->  New York at 0, York at 4
+    """
+    labels: dict[str, list[str]] = {}
+    for label, strings in strings_by_label.items():
+        for string in dict.fromkeys(strings):
+            labels.setdefault(string, []).append(label)
+    written = normalise_text(text)
+    taken: list[tuple[int, int]] = []
+    spans = []
+    for string in sorted(labels, key=len, reverse=True):
+        found = [(start, start + len(string)) for start in _occurrences(written, string)]
+        free = [(start, end) for start, end in found if not any(a <= start and end <= b for a, b in taken)]
+        meant = free or found
+        taken += meant
+        meant = meant[:1] if once else meant
+        spans += [Span(label, start, end, text[start:end]) for start, end in meant for label in labels[string]]
+    return tuple(sorted(spans, key=lambda span: (span.start, -span.end)))
+
+
+def read_spans(text: str, strings_by_label: Mapping[str, Sequence[str]], *, once: bool = False) -> tuple[Span, ...]:
+    """The located spans, and with start = end = -1 the strings that are not in the text."""
     written = normalise_text(text)
     pairs = ((label, string) for label, strings in strings_by_label.items() for string in strings)
-    invented = (
-        Span(label, -1, -1, string) for label, string in pairs if next(_occurrences(written, string), None) is None
-    )
-    return (*locate(text, strings_by_label), *invented)
+    invented = (Span(label, -1, -1, string) for label, string in pairs if not string or string not in written)
+    return (*locate(text, strings_by_label, once=once), *invented)
 
 
 _LATIN_RUN = re.compile("(?:[A-Za-zÀ-ÖØ-öø-ɏḀ-ỿ]{2}|[0-9]{2})")
 
 
-def locate(text: str, spans_by_label: Mapping[str, Iterable[str]]) -> tuple[Span, ...]:
-    """Returns the spans that answered strings mean, in text order.
-
-    A string means each of its occurrences in the text that does not cut a Latin word (a run of letters or of digits) or
-    lie inside a longer answered span of its label. A string without such an occurrence gives no span.
-
-    ("Paris Hilton in Paris", {"person": ["Paris Hilton", "Paris"]})  ->  Paris Hilton at 0, Paris at 16
-    """
-    written = normalise_text(text)
-    spans = []
-    for label, strings in spans_by_label.items():
-        taken: list[Span] = []
-        for string in sorted(dict.fromkeys(strings), key=len, reverse=True):
-            longer = [span for span in taken if span.end - span.start > len(string)]
-            for start in _occurrences(written, string):
-                end = start + len(string)
-                if not any(span.start <= start and end <= span.end for span in longer):
-                    taken.append(Span(label, start, end, text[start:end]))
-        spans += taken
-    return tuple(sorted(spans, key=lambda span: (span.start, -span.end)))
-
-
-def _occurrences(text: str, string: str) -> Iterator[int]:
+def _occurrences(text: str, string: str) -> list[int]:
+    """Starts of a string, one after the other without overlap; those that cut words only where there are no others."""
+    whole: list[int] = []
+    cutting: list[int] = []
     start = text.find(string) if string else -1
     while start >= 0:
         end = start + len(string)
         cut = (start and _LATIN_RUN.match(text, start - 1)) or _LATIN_RUN.match(text, end - 1)
-        if not cut:
-            yield start
+        (cutting if cut else whole).append(start)
         start = text.find(string, start + 1 if cut else end)
+    return whole or cutting

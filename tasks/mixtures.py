@@ -12,7 +12,8 @@ from pathlib import Path
 import seqio
 
 from seqgpt_jax.data.datasets import Dataset, atomic_tasks, resolve_mixture
-from seqgpt_jax.data.questions import EncodeConfig
+from seqgpt_jax.data.label_pools import foreign_labels
+from seqgpt_jax.data.questions import AskContext, EncodeConfig, ask_context
 from seqgpt_jax.prompt import get_format
 from seqgpt_jax.vocabulary import Vocabulary
 from tasks.preprocessors import ask_and_encode, record_source
@@ -45,22 +46,23 @@ def register(
     unknown mixture, or data that is not there.
     """
     datasets = resolve_mixture(mixture, data_dir)
-    names = [name for dataset in datasets for name in add_tasks(dataset, settings)]
+    names = [name for dataset in datasets for name in add_tasks(dataset, settings, datasets)]
     held_out = any(dataset.held_out for dataset in datasets)
     rate = 1.0 if held_out else functools.partial(seqio.mixing_rate_num_examples, maximum=rate_cap)
     _add_mixture(re.sub(r"\W", "_", mixture), names, rate)
     return names
 
 
-def add_tasks(dataset: Dataset, settings: TaskSettings) -> list[str]:
-    """Registers one dataset's atomic tasks; returns their names."""
+def add_tasks(dataset: Dataset, settings: TaskSettings, mixture: Iterable[Dataset] = ()) -> list[str]:
+    """Registers one dataset's atomic tasks; returns their names. mixture: whose labels may be asked as negatives."""
     names = []
+    foreign = foreign_labels(dataset, mixture, settings.encode.ask)
     for name, steps in atomic_tasks(dataset).items():
-        identity = (dataset.meta.name, str(getattr(dataset, "folder", "")), settings.identity())
+        identity = (dataset.meta.name, str(getattr(dataset, "folder", "")), settings.identity(), foreign)
         if _registered.get(name) != identity:
             if name in seqio.TaskRegistry.names():
                 seqio.TaskRegistry.remove(name)
-            seqio.TaskRegistry.add_provider(name, make_task(dataset, name, steps, settings))
+            seqio.TaskRegistry.add_provider(name, make_task(dataset, name, steps, settings, foreign))
             _registered[name] = identity
         names.append(name)
     return names
@@ -69,14 +71,26 @@ def add_tasks(dataset: Dataset, settings: TaskSettings) -> list[str]:
 _registered: dict[str, object] = {}  # task name -> what it was made of
 
 
-def make_task(dataset: Dataset, name: str, steps: tuple[str, ...], settings: TaskSettings) -> seqio.Task:
-    """The seqio.Task of one dataset's steps; `task_stats` gives what its preprocessor counts."""
+def make_task(
+    dataset: Dataset, name: str, steps: tuple[str, ...], settings: TaskSettings, foreign: tuple[str, ...] = ()
+) -> seqio.Task:
+    """The seqio.Task of one dataset's steps; `task_stats` gives what its preprocessor counts.
+
+    foreign: labels of other datasets that its training questions may ask (label_pools.foreign_labels).
+    """
     vocabulary = SeqioVocabulary(settings.vocabulary)
     features = {
         "inputs": seqio.Feature(vocabulary, add_eos=False),
         "targets": seqio.Feature(vocabulary, add_eos=True),  # the preprocessor has put it there
     }
     stats = _stats[name] = Counter()
+
+    @functools.lru_cache(maxsize=1)  # a pass over the records has one seed
+    def context(split: str, seed: int) -> AskContext:
+        return ask_context(
+            dataset, split, steps, settings.encode.ask, seed, foreign, settings.limit, sample_seed=settings.seed
+        )
+
     preprocessor = functools.partial(
         ask_and_encode,
         dataset=dataset,
@@ -84,6 +98,7 @@ def make_task(dataset: Dataset, name: str, steps: tuple[str, ...], settings: Tas
         vocabulary=settings.vocabulary,
         config=settings.encode,
         stats=stats,
+        context=context,
         strings=settings.strings,
     )
     return seqio.Task(
@@ -100,7 +115,7 @@ _stats: dict[str, Counter[str]] = {}
 
 
 def task_stats(name: str) -> Counter[str]:
-    """What data/questions.py encode_examples has counted for a task, in all that was read of it so far."""
+    """What data/questions.py has counted for a task (STATS), in all that was read of it so far."""
     return _stats[name]
 
 

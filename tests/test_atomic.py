@@ -165,10 +165,8 @@ def test_extraction() -> None:
     assert example.text == "Paris Hilton stayed at the Paris Hilton in Paris"
     assert example.answer == {"person": ("Paris Hilton",), "hotel": ("the Paris Hilton",), "city": ("Paris",)}
     predicted = recompose(replace(record, spans=()), dataset, [example])
-    assert isinstance(predicted, ExtractionRecord)
-    assert {(s.label, s.start) for s in predicted.spans} == {
-        ("person", 0), ("person", 27), ("hotel", 23), ("city", 0), ("city", 27), ("city", 43)
-    }  # fmt: skip
+    assert isinstance(predicted, ExtractionRecord)  # nothing that lies inside what another label answers
+    assert {(s.label, s.start) for s in predicted.spans} == {("person", 0), ("hotel", 23), ("city", 43)}
     assert all(PARIS[s.start : s.end] == s.text for s in predicted.spans)
 
 
@@ -235,9 +233,8 @@ def test_relations() -> None:
         assert isinstance(predicted, RelationRecord)
         assert len(answered) == len(decompose(CURIE_RECORD, each))
         triples = [(r.label, predicted.entities[r.head], predicted.entities[r.tail]) for r in predicted.relations]
-        curie = [span(CURIE, "person", "Marie Curie", nth) for nth in (0, 1)]
-        # drawn between the nearest occurrences: 13 code points before Warsaw, 9 before Passy
-        assert [(label, head) for label, head, tail in triples] == [("born in", curie[1]), ("died in", curie[1])]
+        curie = span(CURIE, "person", "Marie Curie")  # the first of its occurrences
+        assert [(label, head) for label, head, tail in triples] == [("born in", curie), ("died in", curie)]
         assert [tail.text for _, _, tail in triples] == ["Warsaw", "Passy"]
 
 
@@ -267,7 +264,7 @@ def test_a_mention_under_two_types_and_an_invented_one() -> None:
     assert (predicted.entities[relation.head].text, predicted.entities[relation.tail].text) == ("Ford", "Ann")
 
 
-def test_a_mention_inside_a_longer_one_has_a_place_where_a_relation_needs_it() -> None:
+def test_mentions_inside_a_longer_one() -> None:
     text = "androgen receptor binds androgens"
     dataset = meta("RE", "part of", entity_labels=("protein",))
     record = RelationRecord("0", "RE", text, (), ())
@@ -277,8 +274,12 @@ def test_a_mention_inside_a_longer_one_has_a_place_where_a_relation_needs_it() -
     said = replace(questions["receptor", "androgen receptor"], answer=("part of",))
     predicted = recompose(record, dataset, [entities, said])
     assert isinstance(predicted, RelationRecord)
-    assert [entity.text for entity in predicted.entities] == ["androgen receptor", "receptor"]
-    assert predicted.relations == (Relation("part of", 1, 0),)
+    assert [(entity.text, entity.start) for entity in predicted.entities] == [
+        ("androgen receptor", 0),
+        ("androgen", 0),  # elsewhere it is a part of a word
+        ("receptor", 9),
+    ]
+    assert predicted.relations == (Relation("part of", 2, 0),)
 
 
 def test_relation_answers_without_mentions() -> None:
@@ -330,6 +331,38 @@ def test_events() -> None:
     predicted, answered = predict(ATTACK_RECORD, EVENTS, [triggers, kind, arguments])
     assert predicted == ATTACK_RECORD  # each argument at the trigger nearest to it
     assert [example.source.step for example in answered] == ["trigger", "argument"]
+
+
+def test_events_mean_the_occurrences_that_are_nearest_to_one_another() -> None:
+    text = "The attack shocked Oslo. Ann, who lives in Oslo, says that in the attack Ann saw Bob."
+    second = span(text, "attack", "attack", 1)
+    arguments = (span(text, "witness", "Ann", 1), span(text, "victim", "Bob"))
+    dataset = meta("EE", "attack", roles=("victim", "place", "witness"))
+    record = EventRecord("0", "EE", text, (Event("attack", second, arguments),))
+    predicted, _ = predict(record, dataset, decompose(record, dataset))
+    assert predicted == record  # no argument is nearest to the first attack, so it is no event
+
+    bare = EventRecord("0", "EE", text, (Event("attack", second),))
+    predicted, _ = predict(bare, dataset, decompose(bare, dataset))
+    assert isinstance(predicted, EventRecord)  # nothing says which of them it is
+    assert predicted.events == (Event("attack", span(text, "attack", "attack")), Event("attack", second))
+
+    text = "Ann met Bob on Monday, and Ann met Eve on Monday."
+    record = EventRecord(
+        "0",
+        "EE",
+        text,
+        tuple(
+            Event(
+                "meet",
+                span(text, "meet", "met", nth),
+                (span(text, "who", "Ann", nth), span(text, "who", other), span(text, "when", "Monday", nth)),
+            )
+            for nth, other in enumerate(("Bob", "Eve"))
+        ),
+    )
+    dataset = meta("EE", "meet", roles=("who", "when"))
+    assert predict(record, dataset, decompose(record, dataset))[0] == record
 
 
 def test_events_in_chinese_with_shared_roles() -> None:
@@ -394,8 +427,13 @@ def test_answers_without_a_place_of_their_own() -> None:
     predicted = recompose(
         record, meta("NER", "x"), [replace(question, answer={"x": ("New York", "York", "art", "Oslo")})]
     )
-    assert isinstance(predicted, ExtractionRecord)  # York lies inside New York: it says nothing more, and nothing wrong
-    assert predicted.spans == (Span("x", 0, 8, "New York"), Span("x", -1, -1, "art"), Span("x", -1, -1, "Oslo"))
+    assert isinstance(predicted, ExtractionRecord)  # what is inside New York, or inside a word, stands nowhere else
+    assert predicted.spans == (
+        Span("x", 0, 8, "New York"),
+        Span("x", 4, 8, "York"),
+        Span("x", 10, 13, "art"),
+        Span("x", -1, -1, "Oslo"),
+    )
 
 
 def test_what_was_not_asked_stays() -> None:

@@ -40,6 +40,9 @@ class Balance:
         }
 
 
+EVEN = Balance()  # nothing is left out
+
+
 def balance(records: Iterable[Record], steps: Collection[str], max_share: float, place: str) -> Balance:
     """The balance of a split in which no answer to a step has more than max_share of that step's answers.
 

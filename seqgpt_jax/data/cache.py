@@ -33,6 +33,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from tqdm import tqdm
 
 from seqgpt_jax.data.datasets import Dataset, atomic_tasks, resolve_mixture
+from seqgpt_jax.data.label_pools import foreign_labels
 from seqgpt_jax.data.questions import STATS, EncodeConfig, TokenExample
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.negatives import AskConfig
@@ -45,7 +46,7 @@ _RECORDS_PER_PROCESS = 5_000  # fewer are read before another process has import
 _WRITER_OPTIONS = "group_size:1,zstd:1"  # group_size 1: reading one example decodes no other
 _PREPROCESSING_MODULES = (
     "records", "occurrences", "atomic", "prompt", "negatives", "label_similarity", "vocabulary",
-    "data.balance", "data.datasets", "data.questions",
+    "data.balance", "data.datasets", "data.label_pools", "data.questions",
 )  # fmt: skip
 _TASK_FILES = ("preprocessors.py", "build.py")
 
@@ -94,8 +95,10 @@ class CacheSpec:
             raise UserError(f"no dataset of '{self.mixture}' has a split '{self.split}' (choose train or validation)")
         return present
 
-    def key(self, dataset: Dataset, steps: Sequence[str], tokenizer_fingerprint: str) -> str:
-        """A hash of all that one task's token ids depend on."""
+    def key(
+        self, dataset: Dataset, steps: Sequence[str], tokenizer_fingerprint: str, foreign: Sequence[str] = ()
+    ) -> str:
+        """A hash of all that one task's token ids depend on. foreign: labels of other datasets that it may ask."""
         parts = {
             "cache_format": CACHE_FORMAT,
             "dataset": dataset.meta.name,
@@ -105,6 +108,7 @@ class CacheSpec:
             "tokenizer": tokenizer_fingerprint,
             "code": preprocessing_fingerprint(),
             "encode": dataclasses.asdict(self.encode_config()),
+            "foreign": list(foreign),
             "passes": self.passes,
             "limit": self.limit,
             "seed": self.seed,
@@ -246,11 +250,13 @@ def ensure_cache(
     vocabulary_print = Vocabulary.from_pretrained(spec.tokenizer).fingerprint()
     folders: dict[str, Path] = {}
     sizes: dict[str, int] = {}
-    for dataset in spec.datasets():
+    datasets = spec.datasets()
+    for dataset in datasets:
+        foreign = foreign_labels(dataset, datasets, spec.ask)
         for name, steps in atomic_tasks(dataset).items():
             if name in folders:
                 raise UserError(f"two datasets of '{spec.mixture}' give a task named '{name}' (rename one)")
-            folders[name] = Path(cache_dir) / f"{name}-{spec.key(dataset, steps, vocabulary_print)}"
+            folders[name] = Path(cache_dir) / f"{name}-{spec.key(dataset, steps, vocabulary_print, foreign)}"
             sizes[name] = min(spec.limit or sys.maxsize, dataset.meta.splits.get(spec.split, 1_000))
     missing = sorted((name for name in folders if not (folders[name] / "meta.json").is_file()), key=lambda n: -sizes[n])
     if missing:

@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from seqgpt_jax.atomic import NONE, STEPS, AtomicExample, decompose, normalise_label
-from seqgpt_jax.data.balance import Balance, balance
+from seqgpt_jax.atomic import STEPS, AtomicExample, decompose
+from seqgpt_jax.data.balance import EVEN, Balance, balance
 from seqgpt_jax.data.datasets import Dataset, sample_records
+from seqgpt_jax.data.label_pools import label_pool
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.label_similarity import ALIKE, alike_labels, folded, similarity
 from seqgpt_jax.negatives import NO_POOL, AskConfig, LabelPool, evaluation_questions, training_questions
 from seqgpt_jax.prompt import get_format
-from seqgpt_jax.records import ClassificationRecord, DatasetMeta, Record
+from seqgpt_jax.records import Record
 from seqgpt_jax.vocabulary import Vocabulary
 
 STATS = ("examples", "tokens", "supervised", "cut", "cut_tokens", "cut_spans", "dropped", "surplus")  # what is counted
@@ -57,10 +57,10 @@ class TokenExample:
 
 @dataclass(frozen=True)
 class AskContext:
-    """What the questions about one record depend on beyond it; only training has any (`ask_context`)."""
+    """What the questions about one record depend on beyond it; only those of training do (`ask_context`)."""
 
     pool: LabelPool = NO_POOL
-    balance: Balance = Balance()
+    balance: Balance = EVEN
 
 
 ALONE = AskContext()
@@ -107,70 +107,20 @@ def ask_context(
 ) -> AskContext:
     """What `ask_record` needs of a dataset's split, worked out once: reads the split where it has choices to balance.
 
-    foreign: see `foreign_labels`. limit, sample_seed: the sample of records that will be asked.
+    foreign: see label_pools.foreign_labels. limit, sample_seed: the sample of records that will be asked.
     """
     if split != "train":
         return ALONE
-    pool = LabelPool(alike_labels(_written_labels(dataset.meta)), foreign)
-    if config.max_answer_share == 1 or dataset.meta.task in _NO_CHOICES or not _CHOICES.intersection(steps):
+    pool = label_pool(dataset.meta, foreign)
+    choices = _CHOICE_STEPS.intersection(steps)
+    if config.max_answer_share == 1 or dataset.meta.task in _TASKS_WITHOUT_CHOICES or not choices:
         return AskContext(pool)
     records = dataset.records(split) if limit is None else sample_records(dataset, split, limit, sample_seed)
-    place = f"{seed}/{dataset.meta.name}"
-    return AskContext(pool, balance(records, _CHOICES.intersection(steps), config.max_answer_share, place))
+    return AskContext(pool, balance(records, choices, config.max_answer_share, f"{seed}/{dataset.meta.name}"))
 
 
-def foreign_labels(dataset: Dataset, mixture: Iterable[Dataset], config: AskConfig) -> tuple[str, ...]:
-    """Labels of the mixture's other datasets that may be asked of this one's records as negatives, as prompts write them.
-
-    They come from the same task and language, none is alike to a label of the dataset, and none comes from a dataset
-    that is held out, as a mixture that trains has none. A foreign label may hold all the same: "location" in a text
-    whose diseases alone were marked. So extraction takes none by default; and a choice only where one label excludes
-    the others, in both datasets, and from label sets of at least INVENTORY: those of topics and intents, since
-    yes, neutral or offensive may be said of any text.
-    """
-    meta = dataset.meta
-    choice = meta.task in _FOREIGN_CHOICES
-    if choice:
-        if not config.foreign_choice_share or len(meta.labels) <= config.max_classify_labels:
-            return ()
-        if not _has_one_label_each(dataset):
-            return ()
-    elif meta.task not in _FOREIGN_EXTRACTIONS or not config.foreign_extract_share:
-        return ()
-    found: dict[str, str] = {}
-    for other in sorted(mixture, key=lambda each: each.meta.name):
-        theirs = other.meta
-        if (theirs.task, theirs.language) != (meta.task, meta.language) or theirs.name == meta.name:
-            continue
-        if choice and not (len(theirs.labels) >= INVENTORY and _has_one_label_each(other)):
-            continue
-        for label in _written_labels(theirs):
-            if label != NONE and folded(label):
-                found.setdefault(folded(label), label)
-    candidates, own = list(found.values()), _written_labels(meta)
-    if not candidates or not own:
-        return ()
-    nearest = similarity(candidates, own).max(axis=1)
-    return tuple(label for label, cosine in zip(candidates, nearest, strict=True) if cosine < ALIKE)
-
-
-INVENTORY = 10  # labels: a set of as many names topics or intents, not degrees or yes and no
-_CHOICES = frozenset({"classify", "relation", "event_type"})
-_NO_CHOICES = ("NER", "SF", "MRC-SE")
-_FOREIGN_CHOICES = ("CLS", "ID", "ET")
-_FOREIGN_EXTRACTIONS = ("NER", "SF")
-_PEEKED = 200  # records that show whether several labels may hold
-
-
-def _has_one_label_each(dataset: Dataset) -> bool:
-    if "train" not in dataset.splits:
-        return False
-    records = dataset.records("train", _PEEKED)
-    return all(isinstance(record, ClassificationRecord) and len(record.labels) == 1 for record in records)
-
-
-def _written_labels(meta: DatasetMeta) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(normalise_label(meta.descriptions.get(label, label)) for label in meta.labels))
+_CHOICE_STEPS = frozenset({"classify", "relation", "event_type"})
+_TASKS_WITHOUT_CHOICES = ("NER", "SF", "MRC-SE")
 
 
 def encode_examples(

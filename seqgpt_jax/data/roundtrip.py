@@ -4,13 +4,13 @@
 
 A record is compared part by part. A part is a set of facts, and a fact that is lost or added has a reason (`REASONS`):
 
-    labels     label                                  classification
-    spans      label, start, end                      extraction; of reading comprehension: answers
-    mentions   entity type, start, end                relations
+    labels     label                                   classification
+    spans      label, start, end                       extraction; of reading comprehension: answers
+    mentions   entity type, start, end                 relations
     triples    relation, head string, tail string
-    triggers   event type, start, end                 events
+    triggers   event type, start, end                  events
     arguments  event type, role, start, end
-    events     type, trigger, and all its arguments   the whole event
+    events     the type, the trigger and the arguments: the whole event
 
 The span F1 is that of spans, answers, mentions, triggers and arguments together, as metrics.py defines it.
 """
@@ -19,16 +19,17 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
-from seqgpt_jax.atomic import NONE, decompose, locate, normalise_text, recompose
+from seqgpt_jax.atomic import NONE, decompose, recompose
 from seqgpt_jax.data.datasets import Dataset, sample_records
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.negatives import evaluation_questions
+from seqgpt_jax.occurrences import locate, normalise_text
 from seqgpt_jax.prompt import SEQGPT_V1
 from seqgpt_jax.records import (
     ClassificationRecord,
@@ -40,9 +41,9 @@ from seqgpt_jax.records import (
     Span,
 )
 
-AGAIN = "string occurs again"  # gold marks some of a string's occurrences, the answer means each of them
-NESTED = "inside a longer span"  # of its label, and its string also stands elsewhere
-CUTS_WORD = "cuts a word"  # an edge of it, or an occurrence of its string that overlaps another
+AGAIN = "string occurs again"  # gold marks other of its occurrences than the answer means (atomic.recompose)
+NESTED = "inside a longer span"  # and its string also stands elsewhere
+CUTS_WORD = "cuts a word"  # and its string also stands elsewhere
 EDGE = "white space at an edge"  # an answer has none there
 NONE_STRING = "is the string None"  # which is the format's empty answer
 SAME_STRING = "head and tail are one string"  # pairs of distinct strings are asked
@@ -53,6 +54,8 @@ OTHER = "other"
 REASONS = (AGAIN, NESTED, CUTS_WORD, EDGE, NONE_STRING, SAME_STRING, TYPE_PAIR, SHARED_TRIGGER, SAME_TYPE, OTHER)
 SPAN_PARTS = ("spans", "answers", "mentions", "triggers", "arguments")
 PARTS = ("labels", *SPAN_PARTS, "triples", "events")
+
+Fact: TypeAlias = tuple[Any, ...]
 
 
 @dataclass
@@ -147,7 +150,7 @@ def add_record(result: RoundTrip, record: Record, meta: DatasetMeta, split: str 
         counts.kept += len(gold_part) - len(lost)
         if lost or added:
             same = False
-            why = _Reasons(record, found, meta)
+            why = _Reasons(record, found)
             counts.lost.update(why.lost(part, fact) for fact in lost)
             counts.added.update(why.added(part, fact) for fact in added)
     result.num_records += 1
@@ -158,11 +161,11 @@ def add_record(result: RoundTrip, record: Record, meta: DatasetMeta, split: str 
 # --- facts -----------------------------------------------------------------------------------------------------------
 
 
-def facts(record: Record) -> dict[str, set[Hashable]]:
+def facts(record: Record) -> dict[str, set[Fact]]:
     """What a record says, part by part (module docstring)."""
     match record:
         case ClassificationRecord():
-            return {"labels": set(record.labels)}
+            return {"labels": {(label,) for label in record.labels}}
         case ExtractionRecord():
             return {"answers" if record.question else "spans": {_place(span) for span in record.spans}}
         case RelationRecord():
@@ -188,9 +191,9 @@ def _string(span: Span) -> str:
     return normalise_text(span.text).strip()
 
 
-def _whole_events(record: EventRecord) -> Iterator[tuple[Hashable, ...]]:
+def _whole_events(record: EventRecord) -> Iterator[Fact]:
     """(type, trigger, arguments, number): a second event with the same type and trigger is number 1, and so on."""
-    seen: Counter[Hashable] = Counter()
+    seen: Counter[Fact] = Counter()
     for event in record.events:
         trigger = _place(event.trigger, event.type)
         yield event.type, trigger, frozenset(map(_place, event.arguments)), seen[trigger]
@@ -203,58 +206,56 @@ def _whole_events(record: EventRecord) -> Iterator[tuple[Hashable, ...]]:
 class _Reasons:
     """Why a fact of `record` is not in `found`, or one of `found` not in `record`."""
 
-    def __init__(self, record: Record, found: Record, meta: DatasetMeta) -> None:
-        self.record, self.found, self.meta = record, found, meta
+    def __init__(self, record: Record, found: Record) -> None:
+        self.record, self.gold, self.found = record, facts(record), facts(found)
 
-    def lost(self, part: str, fact: Any) -> str:
+    def lost(self, part: str, fact: Fact) -> str:
         if part == "triples":
             return self._lost_triple(*fact)
         if part == "events":
             return self._changed_event(*fact)
-        return OTHER if part == "labels" else self._lost_span(*fact[-4:])
+        return self._lost_span(part, *fact[-4:-1]) if part in SPAN_PARTS else OTHER
 
-    def added(self, part: str, fact: Any) -> str:
+    def added(self, part: str, fact: Fact) -> str:
         if part == "events":
             return self._changed_event(*fact)
         return AGAIN if part in SPAN_PARTS and fact[-3] >= 0 else OTHER
 
-    def _lost_span(self, label: str, start: int, end: int, text: str) -> str:
-        given = self.record.text[start:end]
-        string = normalise_text(given).strip()
-        if string in ("", NONE):
-            return NONE_STRING if string else EDGE
-        if string != normalise_text(given):
+    def _lost_span(self, part: str, label: str, start: int, end: int) -> str:
+        given = normalise_text(self.record.text[start:end] + "|")[:-1]
+        string = given.strip()
+        if string == NONE:
+            return NONE_STRING
+        if string != given:
             return EDGE
-        alone = locate(self.record.text, {label: [string]})
-        return NESTED if (start, end) in {(span.start, span.end) for span in alone} else CUTS_WORD
+        if (start, end) not in {(span.start, span.end) for span in locate(self.record.text, {label: [string]})}:
+            return CUTS_WORD
+        longer = any(a <= start and end <= b and b - a > end - start for *_, a, b, _ in self.found[part])
+        return NESTED if longer else AGAIN
 
     def _lost_triple(self, relation: str, head: str, tail: str) -> str:
         if head == tail:
             return SAME_STRING
         assert isinstance(self.record, RelationRecord)
-        for string in (head, tail):
-            mention = next(entity for entity in self.record.entities if _string(entity) == string)
-            if not any(_string(entity) == string for entity in _entities(self.found)):
-                return self._lost_span(*_place(mention))
+        placed = {normalise_text(self.record.text[a:b]).strip() for _, a, b, _ in self.found["mentions"]}
+        for entity in self.record.entities:
+            if _string(entity) in (head, tail) and _string(entity) not in placed:
+                return self._lost_span("mentions", entity.label, entity.start, entity.end)
         return TYPE_PAIR
 
-    def _changed_event(self, type_: str, trigger: Any, arguments: frozenset[Any], number: int) -> str:
+    def _changed_event(self, type_: str, trigger: Fact, arguments: frozenset[Fact], number: int) -> str:
         """Of an event that is lost as a whole, or that has come in place of one."""
-        assert isinstance(self.record, EventRecord) and isinstance(self.found, EventRecord)
+        assert isinstance(self.record, EventRecord)
         own = [event for event in self.record.events if event.type == type_]
         if len({_place(event.trigger) for event in own}) < len(own):
             return SHARED_TRIGGER
-        gold, found = ({**facts(each)} for each in (self.record, self.found))
-        mine = {(type_, *argument) for argument in arguments}
-        for part, given in (("triggers", {trigger}), ("arguments", mine)):
-            if lost := given & (gold[part] - found[part]):
-                return self.lost(part, min(lost))
-            if given & (found[part] - gold[part]):
-                return AGAIN
-        if any(fact[0] == type_ for part in ("triggers", "arguments") for fact in found[part] - gold[part]):  # type: ignore[index]
-            return AGAIN
+        for part in ("triggers", "arguments"):
+            changed = [
+                (self.lost, self.gold[part] - self.found[part]),
+                (self.added, self.found[part] - self.gold[part]),
+            ]
+            for why, missing in changed:
+                mine = sorted(fact for fact in missing if fact[0] == type_)
+                if mine:
+                    return why(part, mine[0])
         return SAME_TYPE if len(own) > 1 else OTHER
-
-
-def _entities(record: Record) -> tuple[Span, ...]:
-    return record.entities if isinstance(record, RelationRecord) else ()
