@@ -66,26 +66,33 @@ class PartCounts:
     lost: Counter[str] = field(default_factory=Counter)
     added: Counter[str] = field(default_factory=Counter)
 
-    def __iadd__(self, other: PartCounts) -> PartCounts:
+    def add(self, other: PartCounts) -> None:
         self.kept += other.kept
         self.lost += other.lost
         self.added += other.added
-        return self
 
-    def precision(self) -> float:
-        return self.kept / (self.kept + self.added.total()) if self.kept else 0.0
+    @property
+    def num_lost(self) -> int:
+        return self.lost.total()
 
-    def recall(self) -> float:
-        return self.kept / (self.kept + self.lost.total()) if self.kept else 0.0
+    @property
+    def num_added(self) -> int:
+        return self.added.total()
 
-    def f1(self) -> float:
-        return 2 * self.kept / (2 * self.kept + self.lost.total() + self.added.total()) if self.kept else 0.0
+    @property
+    def f1(self) -> float | None:
+        """None where there is no such fact."""
+        total = 2 * self.kept + self.num_lost + self.num_added
+        return 2 * self.kept / total if total else None
 
 
 @dataclass
 class RoundTrip:
-    """The records of one dataset. num_same: of how many nothing was lost or added; num_malformed: answers that were not
-    read as they were written (none, or the format is broken)."""
+    """The records of one dataset, or of several together.
+
+    num_same: records of which nothing was lost or added. num_malformed: answers that were not read as they were
+    written: none, or the format is broken.
+    """
 
     name: str
     task: str
@@ -95,17 +102,36 @@ class RoundTrip:
     num_malformed: int = 0
     parts: dict[str, PartCounts] = field(default_factory=dict)
 
-    def spans(self) -> PartCounts | None:
-        """All that has a place in the text; None where the dataset has no such part."""
-        return _sum(self.parts[part] for part in SPAN_PARTS if part in self.parts)
+    def part(self, *names: str) -> PartCounts:
+        """These parts together."""
+        total = PartCounts()
+        for name in names:
+            total.add(self.parts.get(name, PartCounts()))
+        return total
+
+    @property
+    def span_f1(self) -> float | None:
+        return self.part(*SPAN_PARTS).f1
 
 
-def _sum(parts: Iterable[PartCounts]) -> PartCounts | None:
-    total: PartCounts | None = None
-    for part in parts:
-        total = total or PartCounts()
-        total += part
+def together(results: Iterable[RoundTrip], name: str, task: str = "", language: str = "") -> RoundTrip:
+    """The sum of several results: a large dataset weighs more than a small one."""
+    total = RoundTrip(name, task, language)
+    for result in results:
+        total.num_records += result.num_records
+        total.num_same += result.num_same
+        total.num_malformed += result.num_malformed
+        for part, counts in result.parts.items():
+            total.parts.setdefault(part, PartCounts()).add(counts)
     return total
+
+
+def by_task(results: Sequence[RoundTrip]) -> list[RoundTrip]:
+    """Their sums by task and language, named after how many datasets there are."""
+    groups: dict[tuple[str, str], list[RoundTrip]] = {}
+    for result in results:
+        groups.setdefault((result.task, result.language), []).append(result)
+    return [together(group, str(len(group)), *key) for key, group in sorted(groups.items())]
 
 
 def round_trip(
@@ -156,6 +182,65 @@ def add_record(result: RoundTrip, record: Record, meta: DatasetMeta, split: str 
     result.num_records += 1
     result.num_same += same
     return found
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def round_trip_table(results: Sequence[RoundTrip]) -> str:
+    """A row a dataset, a row for all of them, and the mean over datasets of their span F1."""
+    rows = [["task", "lang", "dataset", "records", "same", "span F1", "lost", "added", "why"]]
+    rows += [_row(result) for result in (*results, together(results, "all"))]
+    widths = [max(len(row[column]) for row in rows) for column in range(8)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)]
+        cells += [cell.rjust(width) for cell, width in zip(row[3:8], widths[3:], strict=True)]
+        lines.append("  ".join([*cells, row[8]]).rstrip())
+    if (mean := _mean_span_f1(results)) is not None:
+        lines.append(f"mean over datasets of their span F1: {mean:.4f}")
+    return "\n".join(lines)
+
+
+def _row(result: RoundTrip) -> list[str]:
+    everything = result.part(*PARTS)
+    why = "; ".join(f"{reason} {number:,}" for reason, number in (everything.lost + everything.added).most_common())
+    f1 = "-" if result.span_f1 is None else f"{result.span_f1:.4f}"
+    same = f"{result.num_same / max(result.num_records, 1):.1%}"
+    counts = [f"{result.num_records:,}", same, f1, f"{everything.num_lost:,}", f"{everything.num_added:,}"]
+    return [result.task, result.language, result.name, *counts, why]
+
+
+def _mean_span_f1(results: Iterable[RoundTrip]) -> float | None:
+    scores = [result.span_f1 for result in results if result.span_f1 is not None]
+    return sum(scores) / len(scores) if scores else None
+
+
+def round_trip_json(results: Sequence[RoundTrip]) -> dict[str, Any]:
+    """The same for programs: every count by part and reason; by dataset, by task and language, and over all."""
+    overall = _to_dict(together(results, "all")) | {"mean_span_f1": _mean_span_f1(results)}
+    return {
+        "datasets": [_to_dict(result) for result in results],
+        "tasks": [_to_dict(result) for result in by_task(results)],
+        "overall": overall,
+    }
+
+
+def _to_dict(result: RoundTrip) -> dict[str, Any]:
+    parts = {
+        part: {"kept": counts.kept, "lost": dict(counts.lost), "added": dict(counts.added), "f1": counts.f1}
+        for part, counts in result.parts.items()
+    }
+    return {
+        "name": result.name,
+        "task": result.task,
+        "language": result.language,
+        "records": result.num_records,
+        "same": result.num_same,
+        "malformed": result.num_malformed,
+        "span_f1": result.span_f1,
+        "parts": parts,
+    }
 
 
 # --- facts -----------------------------------------------------------------------------------------------------------
