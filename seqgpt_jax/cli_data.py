@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from seqgpt_jax.cli_arguments import add_command
+from seqgpt_jax.cli_arguments import add_command, count
 from seqgpt_jax.errors import UserError
 
 
@@ -23,6 +23,17 @@ def add_data_command(commands: Any) -> None:
     )  # fmt: skip
     _add_mixture(leaks, default="held_in")
     leaks.add_argument("--json", type=Path, metavar="FILE", help="write every leak, with the record it is like")
+
+    roundtrip = add_command(
+        commands, "roundtrip", _roundtrip, "send gold through the text format and back, and count what is lost",
+        "seqgpt data roundtrip held_in_zh --split test --json losses.json",
+    )  # fmt: skip
+    roundtrip.add_argument(
+        "mixture", metavar="MIXTURE", help="such as synthetic, held_in, held_in_en_ner, or one dataset"
+    )
+    roundtrip.add_argument("--split", choices=("train", "validation", "test"), help="default: all that may be read")
+    roundtrip.add_argument("--limit", type=count, metavar="N", help="records a split, the same ones each time")
+    roundtrip.add_argument("--json", type=Path, metavar="FILE.json", help="write all counts here too")
 
     add_command(
         commands, "validate", _validate, "print every fault of a dataset folder, with file and line",
@@ -58,6 +69,17 @@ def _write_json(path: Path, fields: Any) -> None:
 
     write_atomically(path, json.dumps(fields, ensure_ascii=False, indent=1) + "\n")
     print(f"wrote {path}")
+
+
+def _roundtrip(options: argparse.Namespace) -> None:
+    from seqgpt_jax.data.mixtures import resolve_mixture
+    from seqgpt_jax.data.roundtrip import round_trip, round_trip_json, round_trip_table
+
+    results = round_trip(resolve_mixture(options.mixture), options.split, options.limit)
+    print(round_trip_table(results))
+    if options.json is not None:
+        text = json.dumps(round_trip_json(results), indent=1, ensure_ascii=False)
+        options.json.write_text(text + "\n", "utf-8")
 
 
 def _validate(options: argparse.Namespace) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from seqgpt_jax import hf
-from seqgpt_jax.atomic import normalise_text
 from seqgpt_jax.configuration import operative_config_str
 from seqgpt_jax.data.datasets import Dataset, sample_records
 from seqgpt_jax.data.mixtures import resolve_mixture
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.evaluation import Evaluation, evaluate
+from seqgpt_jax.occurrences import normalise_text
 from seqgpt_jax.predictor import SeqGPT
 from seqgpt_jax.recipe import Recipe
 from seqgpt_jax.records import ClassificationRecord, ExtractionRecord, Record, RelationRecord

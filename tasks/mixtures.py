@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import seqio
 
 from seqgpt_jax.data.datasets import Dataset, atomic_tasks
+from seqgpt_jax.data.label_pools import foreign_labels
 from seqgpt_jax.data.mixtures import resolve_mixture
-from seqgpt_jax.data.questions import EncodeConfig
+from seqgpt_jax.data.questions import AskContext, EncodeConfig, ask_context
 from seqgpt_jax.data.rates import mixing_rates
 from seqgpt_jax.prompt import get_format
 from seqgpt_jax.vocabulary import Vocabulary
@@ -59,7 +60,7 @@ def register(
     unknown mixture, data that is not there, or a weight that names nothing.
     """
     datasets = resolve_mixture(mixture, data_dir)
-    owners = {name: dataset for dataset in datasets for name in add_tasks(dataset, settings)}
+    owners = {name: dataset for dataset in datasets for name in add_tasks(dataset, settings, datasets)}
     if all("train" in dataset.splits for dataset in datasets):
         sizes = {name: _num_train_records(name, dataset, settings) for name, dataset in owners.items()}
         rates = mixing_rates(sizes, rate_cap, temperature, weights)
@@ -74,15 +75,16 @@ def _num_train_records(name: str, dataset: Dataset, settings: TaskSettings) -> i
     return known if known is not None else sum(1 for _ in dataset.records("train", settings.limit))
 
 
-def add_tasks(dataset: Dataset, settings: TaskSettings) -> list[str]:
-    """Registers one dataset's atomic tasks; returns their names."""
+def add_tasks(dataset: Dataset, settings: TaskSettings, mixture: Iterable[Dataset] = ()) -> list[str]:
+    """Registers one dataset's atomic tasks; returns their names. mixture: whose labels may be asked as negatives."""
     names = []
+    foreign = foreign_labels(dataset, mixture, settings.encode.ask)
     for name, steps in atomic_tasks(dataset).items():
-        identity = (dataset.declared.name, dataset.place, dataset.splits, settings.identity())
+        identity = (dataset.declared.name, dataset.place, dataset.splits, settings.identity(), foreign)
         if _registered.get(name) != identity:
             if name in seqio.TaskRegistry.names():
                 seqio.TaskRegistry.remove(name)
-            seqio.TaskRegistry.add_provider(name, make_task(dataset, name, steps, settings))
+            seqio.TaskRegistry.add_provider(name, make_task(dataset, name, steps, settings, foreign))
             _registered[name] = identity
         names.append(name)
     return names
@@ -91,14 +93,26 @@ def add_tasks(dataset: Dataset, settings: TaskSettings) -> list[str]:
 _registered: dict[str, object] = {}  # task name -> what it was made of
 
 
-def make_task(dataset: Dataset, name: str, steps: tuple[str, ...], settings: TaskSettings) -> seqio.Task:
-    """The seqio.Task of one dataset's steps; `task_stats` gives what its preprocessor counts."""
+def make_task(
+    dataset: Dataset, name: str, steps: tuple[str, ...], settings: TaskSettings, foreign: tuple[str, ...] = ()
+) -> seqio.Task:
+    """The seqio.Task of one dataset's steps; `task_stats` gives what its preprocessor counts.
+
+    foreign: labels of other datasets that its training questions may ask (label_pools.foreign_labels).
+    """
     vocabulary = SeqioVocabulary(settings.vocabulary)
     features = {
         "inputs": seqio.Feature(vocabulary, add_eos=False),
         "targets": seqio.Feature(vocabulary, add_eos=True),  # the preprocessor has put it there
     }
     stats = _stats[name] = Counter()
+
+    @functools.lru_cache(maxsize=1)  # a pass over the records has one seed
+    def context(split: str, seed: int) -> AskContext:
+        return ask_context(
+            dataset, split, steps, settings.encode.ask, seed, foreign, settings.limit, sample_seed=settings.seed
+        )
+
     preprocessor = functools.partial(
         ask_and_encode,
         dataset=dataset,
@@ -106,6 +120,7 @@ def make_task(dataset: Dataset, name: str, steps: tuple[str, ...], settings: Tas
         vocabulary=settings.vocabulary,
         config=settings.encode,
         stats=stats,
+        context=context,
         strings=settings.strings,
     )
     return seqio.Task(
@@ -124,7 +139,7 @@ _stats: dict[str, Counter[str]] = {}
 
 
 def task_stats(name: str) -> Counter[str]:
-    """What data/questions.py encode_examples has counted for a task, in all that was read of it so far."""
+    """What data/questions.py has counted for a task (STATS), in all that was read of it so far."""
     return _stats[name]
 
 

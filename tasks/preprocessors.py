@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from seqgpt_jax.atomic import AtomicExample
 from seqgpt_jax.data.datasets import Dataset, sample_records
-from seqgpt_jax.data.questions import EncodeConfig, ask_record, encode_examples
+from seqgpt_jax.data.questions import ALONE, AskContext, EncodeConfig, ask_record, encode_examples
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.prompt import get_format
 from seqgpt_jax.records import record_from_dict, record_to_dict
@@ -116,12 +116,13 @@ def ask_and_encode(
     vocabulary: Vocabulary,
     config: EncodeConfig,
     stats: Counter[str],
+    context: Callable[[str, int], AskContext] = lambda split, seed: ALONE,
     strings: bool = True,
 ) -> tf.data.Dataset:
     """From records to questions: "inputs" (prompt) and "targets" (answer with EOS), int32 [None], tokenizer's ids + 1.
 
-    Beside them the STRINGS: the prompt and the answer in words (uncut), the question and its record as JSON. stats
-    counts what encode_examples counts, while the dataset is read.
+    Beside them the STRINGS: the prompt and the answer in words (uncut), the question and its record as JSON. context:
+    that of a split and a seed. stats counts what ask_record and encode_examples count, while the dataset is read.
     """
     prompt_format = get_format(config.prompt_format)
 
@@ -132,7 +133,8 @@ def ask_and_encode(
         for raw in records.tolist():
             fields = json.loads(raw)
             record = record_from_dict(fields["record"])
-            asked = ask_record(record, dataset, fields["split"], steps, config.ask, fields["seed"])
+            split, seed = fields["split"], fields["seed"]
+            asked = ask_record(record, dataset, split, steps, config.ask, seed, context(split, seed), stats)
             examples += asked
             sources += [raw] * len(asked)
         tokens = encode_examples(examples, vocabulary, config, stats)

@@ -33,6 +33,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from tqdm import tqdm
 
 from seqgpt_jax.data.datasets import Dataset, atomic_tasks
+from seqgpt_jax.data.label_pools import foreign_labels
 from seqgpt_jax.data.leaks import TRAIN, ensure_leaks
 from seqgpt_jax.data.mixtures import training_datasets
 from seqgpt_jax.data.questions import STATS, EncodeConfig, TokenExample
@@ -45,7 +46,10 @@ SHARD_EXAMPLES = 1 << 16
 MEMORY_BYTES = 16 << 20  # a task with no more token ids than this is read into memory as a whole
 _RECORDS_PER_PROCESS = 5_000  # fewer are read before another process has imported TensorFlow
 _WRITER_OPTIONS = "group_size:1,zstd:1"  # group_size 1: reading one example decodes no other
-_PREPROCESSING_MODULES = ("records", "atomic", "prompt", "negatives", "vocabulary", "data.datasets", "data.questions")
+_PREPROCESSING_MODULES = (
+    "records", "occurrences", "atomic", "prompt", "negatives", "label_similarity", "vocabulary",
+    "data.balance", "data.datasets", "data.label_pools", "data.questions",
+)  # fmt: skip
 _TASK_FILES = ("preprocessors.py", "build.py")
 
 
@@ -97,9 +101,17 @@ class CacheSpec:
         return {each.dataset: each.record_ids for each in found if each.leaks}
 
     def key(
-        self, dataset: Dataset, steps: Sequence[str], tokenizer_fingerprint: str, leaked: Collection[str] = ()
+        self,
+        dataset: Dataset,
+        steps: Sequence[str],
+        tokenizer_fingerprint: str,
+        foreign: Sequence[str] = (),
+        leaked: Collection[str] = (),
     ) -> str:
-        """A hash of all that one task's token ids depend on. leaked: ids of the records that are left out."""
+        """A hash of all that one task's token ids depend on.
+
+        foreign: labels of other datasets that it may ask. leaked: ids of the records that are left out.
+        """
         parts = {
             "cache_format": CACHE_FORMAT,
             "dataset": dataset.meta.name,
@@ -109,6 +121,7 @@ class CacheSpec:
             "tokenizer": tokenizer_fingerprint,
             "code": preprocessing_fingerprint(),
             "encode": dataclasses.asdict(self.encode_config()),
+            "foreign": list(foreign),
             "passes": self.passes,
             "limit": self.limit,
             "seed": self.seed,
@@ -255,12 +268,14 @@ def ensure_cache(
     folders: dict[str, Path] = {}
     sizes: dict[str, int] = {}
     leaked = spec.leaked(Path(cache_dir), progress)
-    for dataset in spec.datasets():
+    datasets = spec.datasets()
+    for dataset in datasets:
+        foreign = foreign_labels(dataset, datasets, spec.ask)
         skip = leaked.get(dataset.declared.name, ())
         for name, steps in atomic_tasks(dataset).items():
             if name in folders:
                 raise UserError(f"two datasets of '{spec.mixture}' give a task named '{name}' (rename one)")
-            folders[name] = Path(cache_dir) / f"{name}-{spec.key(dataset, steps, vocabulary_print, skip)}"
+            folders[name] = Path(cache_dir) / f"{name}-{spec.key(dataset, steps, vocabulary_print, foreign, skip)}"
             sizes[name] = min(spec.limit or sys.maxsize, dataset.meta.splits.get(spec.split, 1_000))
     missing = sorted((name for name in folders if not (folders[name] / "meta.json").is_file()), key=lambda n: -sizes[n])
     if missing:
