@@ -61,7 +61,7 @@ def missing_sources(data_dir: Path | None = None) -> list[str]:
 
 def _describe(dataset: Dataset) -> Listed:
     meta = dataset.declared
-    in_partition = dataset.held_out or data_folder_of(dataset) is not None
+    in_partition = dataset.held_out or (isinstance(dataset, FolderDataset) and data_folder_of(dataset) is not None)
     return Listed(
         name=meta.name,
         source=_SOURCES[type(dataset)],
