@@ -137,7 +137,8 @@ class Examples:
 def prepare(data: Data) -> dict[str, Any]:
     """Writes examples.npz, and steps.npz: which of them our steps hold."""
     from seqgpt_jax.atomic import STEPS
-    from seqgpt_jax.data.datasets import resolve_mixture, sample_records
+    from seqgpt_jax.data.datasets import sample_records
+    from seqgpt_jax.data.mixtures import resolve_mixture
     from seqgpt_jax.data.questions import EncodeConfig, ask_record, encode_examples, training_texts
     from seqgpt_jax.vocabulary import train_tokenizer
 

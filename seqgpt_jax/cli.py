@@ -198,7 +198,7 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _eval(options: argparse.Namespace) -> None:
-    from seqgpt_jax.data.datasets import find_folder_datasets, resolve_mixture
+    from seqgpt_jax.data.mixtures import find_folder_datasets, resolve_mixture
     from seqgpt_jax.evaluation import evaluate
     from seqgpt_jax.predictor import SeqGPT
     from seqgpt_jax.report import section_to_dict, section_to_text
@@ -264,7 +264,7 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _trim(options: argparse.Namespace) -> None:
-    from seqgpt_jax.data.datasets import resolve_mixture
+    from seqgpt_jax.data.mixtures import resolve_mixture
     from seqgpt_jax.data.questions import training_texts
     from seqgpt_jax.predictor import model_directory
     from seqgpt_jax.trimming import trim

@@ -15,6 +15,7 @@ import seqio
 import tensorflow as tf
 
 from seqgpt_jax.data.cache import BuildJob, CacheSpec, write_task_cache
+from seqgpt_jax.data.datasets import atomic_tasks
 from seqgpt_jax.data.questions import TokenExample
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.vocabulary import Vocabulary
@@ -46,9 +47,12 @@ def build(job: BuildJob) -> None:
     """Builds the job's tasks, each into its folder."""
     spec = job.spec
     vocabulary = Vocabulary.from_pretrained(spec.tokenizer)
-    settings = TaskSettings(vocabulary, spec.encode_config(), spec.limit, spec.seed, strings=False)
-    for dataset in spec.datasets():
-        for name in add_tasks(dataset, settings):
+    settings = TaskSettings(vocabulary, spec.encode_config(), spec.limit, spec.seed, strings=False, skip=job.leaked)
+    datasets = spec.datasets()
+    for dataset in datasets:
+        if job.folders.keys().isdisjoint(atomic_tasks(dataset)):
+            continue
+        for name in add_tasks(dataset, settings, datasets):
             if name in job.folders:
                 folder = Path(job.folders[name])
                 stats = task_stats(name)

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from seqgpt_jax.atomic import AtomicExample
 from seqgpt_jax.data.datasets import Dataset, sample_records
-from seqgpt_jax.data.questions import EncodeConfig, ask_record, encode_examples
+from seqgpt_jax.data.questions import ALONE, AskContext, EncodeConfig, ask_record, encode_examples
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.prompt import get_format
 from seqgpt_jax.records import record_from_dict, record_to_dict
@@ -52,11 +52,19 @@ def _keep_user_errors(function: F) -> F:
     return wrapper  # type: ignore[return-value]
 
 
-def record_source(dataset: Dataset, limit: int | None, sample_seed: int) -> seqio.FunctionDataSource:
+def record_source(
+    dataset: Dataset,
+    limit: int | None,
+    sample_seed: int,
+    skip: Collection[str] = (),
+    stats: Counter[str] | None = None,
+) -> seqio.FunctionDataSource:
     """The records of a dataset as JSON, with the split and the seed that the questions will depend on.
 
-    limit: records a split, a sample drawn with sample_seed. shuffle_files shuffles them all, with SeqIO's seed.
+    limit: records a split, a sample drawn with sample_seed. shuffle_files shuffles them all, with SeqIO's seed. skip:
+    ids of records that are left out; stats counts them as `leaked`, while the dataset is read.
     """
+    skip, counted = frozenset(skip), Counter[str]() if stats is None else stats
 
     def make_dataset(split: str, shuffle_files: bool = False, seed: int | None = None) -> tf.data.Dataset:
         place = {"split": split, "seed": 0 if seed is None else int(seed)}
@@ -71,6 +79,9 @@ def record_source(dataset: Dataset, limit: int | None, sample_seed: int) -> seqi
                 records = iter(shuffled)
             batch: list[bytes] = []
             for record in records:
+                if record.id in skip:
+                    counted["leaked"] += 1
+                    continue
                 fields = {**place, "record": record_to_dict(record)}
                 batch.append(json.dumps(fields, ensure_ascii=False).encode("utf-8"))
                 if len(batch) == BATCH:
@@ -105,12 +116,13 @@ def ask_and_encode(
     vocabulary: Vocabulary,
     config: EncodeConfig,
     stats: Counter[str],
+    context: Callable[[str, int], AskContext] = lambda split, seed: ALONE,
     strings: bool = True,
 ) -> tf.data.Dataset:
     """From records to questions: "inputs" (prompt) and "targets" (answer with EOS), int32 [None], tokenizer's ids + 1.
 
-    Beside them the STRINGS: the prompt and the answer in words (uncut), the question and its record as JSON. stats
-    counts what encode_examples counts, while the dataset is read.
+    Beside them the STRINGS: the prompt and the answer in words (uncut), the question and its record as JSON. context:
+    that of a split and a seed. stats counts what ask_record and encode_examples count, while the dataset is read.
     """
     prompt_format = get_format(config.prompt_format)
 
@@ -121,7 +133,8 @@ def ask_and_encode(
         for raw in records.tolist():
             fields = json.loads(raw)
             record = record_from_dict(fields["record"])
-            asked = ask_record(record, dataset, fields["split"], steps, config.ask, fields["seed"])
+            split, seed = fields["split"], fields["seed"]
+            asked = ask_record(record, dataset, split, steps, config.ask, seed, context(split, seed), stats)
             examples += asked
             sources += [raw] * len(asked)
         tokens = encode_examples(examples, vocabulary, config, stats)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seqgpt_jax.data.datasets import mixture_names
+from seqgpt_jax.data.mixtures import mixture_names
 from seqgpt_jax.synthesis.generator import families
 from tasks.mixtures import TaskSettings, register
 

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -32,7 +32,10 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tqdm import tqdm
 
-from seqgpt_jax.data.datasets import Dataset, atomic_tasks, resolve_mixture
+from seqgpt_jax.data.datasets import Dataset, atomic_tasks
+from seqgpt_jax.data.label_pools import foreign_labels
+from seqgpt_jax.data.leaks import TRAIN, ensure_leaks
+from seqgpt_jax.data.mixtures import training_datasets
 from seqgpt_jax.data.questions import STATS, EncodeConfig, TokenExample
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.negatives import AskConfig
@@ -43,7 +46,10 @@ SHARD_EXAMPLES = 1 << 16
 MEMORY_BYTES = 16 << 20  # a task with no more token ids than this is read into memory as a whole
 _RECORDS_PER_PROCESS = 5_000  # fewer are read before another process has imported TensorFlow
 _WRITER_OPTIONS = "group_size:1,zstd:1"  # group_size 1: reading one example decodes no other
-_PREPROCESSING_MODULES = ("records", "atomic", "prompt", "negatives", "vocabulary", "data.datasets", "data.questions")
+_PREPROCESSING_MODULES = (
+    "records", "occurrences", "atomic", "prompt", "negatives", "label_similarity", "vocabulary",
+    "data.balance", "data.datasets", "data.label_pools", "data.questions",
+)  # fmt: skip
 _TASK_FILES = ("preprocessors.py", "build.py")
 
 
@@ -53,6 +59,8 @@ class CacheSpec:
 
     tokenizer: a folder or hub id. limit: records a dataset, a seeded sample. passes: times that every record is asked,
     each with other negatives and label order. max_tokens, max_supervised: of one example, see EncodeConfig.
+    protocol: few_shot opens held-out datasets, see training_datasets. drop_leaks: whether records of a train split that
+    leaks.py finds in evaluation splits are left out.
     """
 
     mixture: str
@@ -66,6 +74,8 @@ class CacheSpec:
     passes: int = 1
     limit: int | None = None
     seed: int = 0
+    protocol: str = "zero_shot"
+    drop_leaks: bool = True
 
     def __post_init__(self) -> None:
         for name in ("passes", "limit"):
@@ -78,21 +88,30 @@ class CacheSpec:
         return EncodeConfig(self.prompt_format, self.max_tokens, self.max_supervised, self.ask)
 
     def datasets(self) -> list[Dataset]:
-        """The mixture's datasets that have the split. UserError where none has, or one is held out."""
-        datasets = resolve_mixture(self.mixture, Path(self.data_dir) if self.data_dir else None)
-        held_out = [dataset.meta.name for dataset in datasets if dataset.held_out]
-        if held_out:
-            names = ", ".join(held_out[:3]) + (" ..." if len(held_out) > 3 else "")
-            raise UserError(
-                f"mixture '{self.mixture}' is held out ({names}): it is never trained on (use a held_in one)"
-            )
-        present = [dataset for dataset in datasets if self.split in dataset.splits]
-        if not present:
-            raise UserError(f"no dataset of '{self.mixture}' has a split '{self.split}' (choose train or validation)")
-        return present
+        """What data/mixtures.py training_datasets gives: the mixture's datasets that have the split, or a UserError."""
+        data_dir = Path(self.data_dir) if self.data_dir else None
+        return training_datasets(self.mixture, self.split, data_dir, self.protocol)
 
-    def key(self, dataset: Dataset, steps: Sequence[str], tokenizer_fingerprint: str) -> str:
-        """A hash of all that one task's token ids depend on."""
+    def leaked(self, cache_dir: Path, progress: bool = False) -> dict[str, frozenset[str]]:
+        """Dataset name -> the ids of its records that are left out, for datasets that have any."""
+        if not self.drop_leaks or self.split != TRAIN:
+            return {}
+        data_dir = Path(self.data_dir) if self.data_dir else None
+        found = ensure_leaks(self.datasets(), data_dir, cache_dir, progress=progress)
+        return {each.dataset: each.record_ids for each in found if each.leaks}
+
+    def key(
+        self,
+        dataset: Dataset,
+        steps: Sequence[str],
+        tokenizer_fingerprint: str,
+        foreign: Sequence[str] = (),
+        leaked: Collection[str] = (),
+    ) -> str:
+        """A hash of all that one task's token ids depend on.
+
+        foreign: labels of other datasets that it may ask. leaked: ids of the records that are left out.
+        """
         parts = {
             "cache_format": CACHE_FORMAT,
             "dataset": dataset.meta.name,
@@ -102,9 +121,12 @@ class CacheSpec:
             "tokenizer": tokenizer_fingerprint,
             "code": preprocessing_fingerprint(),
             "encode": dataclasses.asdict(self.encode_config()),
+            "foreign": list(foreign),
             "passes": self.passes,
             "limit": self.limit,
             "seed": self.seed,
+            "protocol": self.protocol,
+            "leaked": sorted(leaked),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
@@ -222,14 +244,16 @@ class BuildJob:
 
     spec: CacheSpec
     folders: Mapping[str, str]  # task name -> folder
+    leaked: Mapping[str, Collection[str]] = field(default_factory=dict)  # dataset name -> ids of records to leave out
 
     def to_json(self) -> str:
-        return json.dumps({"spec": self.spec.to_json(), "folders": dict(self.folders)})
+        leaked = {name: sorted(ids) for name, ids in self.leaked.items()}
+        return json.dumps({"spec": self.spec.to_json(), "folders": dict(self.folders), "leaked": leaked})
 
     @classmethod
     def from_json(cls, text: str) -> BuildJob:
         fields = json.loads(text)
-        return cls(CacheSpec.from_json(fields["spec"]), fields["folders"])
+        return cls(CacheSpec.from_json(fields["spec"]), fields["folders"], fields["leaked"])
 
 
 def ensure_cache(
@@ -243,17 +267,21 @@ def ensure_cache(
     vocabulary_print = Vocabulary.from_pretrained(spec.tokenizer).fingerprint()
     folders: dict[str, Path] = {}
     sizes: dict[str, int] = {}
-    for dataset in spec.datasets():
+    leaked = spec.leaked(Path(cache_dir), progress)
+    datasets = spec.datasets()
+    for dataset in datasets:
+        foreign = foreign_labels(dataset, datasets, spec.ask)
+        skip = leaked.get(dataset.declared.name, ())
         for name, steps in atomic_tasks(dataset).items():
             if name in folders:
                 raise UserError(f"two datasets of '{spec.mixture}' give a task named '{name}' (rename one)")
-            folders[name] = Path(cache_dir) / f"{name}-{spec.key(dataset, steps, vocabulary_print)}"
+            folders[name] = Path(cache_dir) / f"{name}-{spec.key(dataset, steps, vocabulary_print, foreign, skip)}"
             sizes[name] = min(spec.limit or sys.maxsize, dataset.meta.splits.get(spec.split, 1_000))
     missing = sorted((name for name in folders if not (folders[name] / "meta.json").is_file()), key=lambda n: -sizes[n])
     if missing:
         enough = 1 + spec.passes * sum(sizes[name] for name in missing) // _RECORDS_PER_PROCESS
         num_processes = num_processes or min(os.cpu_count() or 1, 8, enough)
-        _build(spec, {name: folders[name] for name in missing}, min(num_processes, len(missing)), progress)
+        _build(spec, {name: folders[name] for name in missing}, leaked, min(num_processes, len(missing)), progress)
     caches = (TaskCache(folders[name]) for name in sorted(folders))
     found = [cache for cache in caches if len(cache)]
     if not found:
@@ -261,15 +289,22 @@ def ensure_cache(
     return found
 
 
-def _build(spec: CacheSpec, folders: Mapping[str, Path], num_processes: int, progress: bool) -> None:
+def _build(
+    spec: CacheSpec,
+    folders: Mapping[str, Path],
+    leaked: Mapping[str, Collection[str]],
+    num_processes: int,
+    progress: bool,
+) -> None:
     cache_dir = next(iter(folders.values())).parent
     cache_dir.mkdir(parents=True, exist_ok=True)
     names = list(folders)  # largest first, so dealing them out in turn gives each process about as much
     with tempfile.TemporaryDirectory(dir=cache_dir, prefix=".building-") as unfinished:
-        jobs = [
-            BuildJob(spec, {name: os.path.join(unfinished, folders[name].name) for name in names[i::num_processes]})
+        parts = [
+            {name: os.path.join(unfinished, folders[name].name) for name in names[i::num_processes]}
             for i in range(num_processes)
         ]
+        jobs = [BuildJob(spec, part, leaked) for part in parts]
         bar = tqdm(desc=f"token cache of {spec.mixture}", unit=" examples", disable=not progress, file=sys.stderr)
         with bar:
             _run_jobs(jobs, folders, bar)

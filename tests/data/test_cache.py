@@ -17,7 +17,8 @@ import pytest
 
 import seqgpt_jax.data.cache as cache_module
 from seqgpt_jax.data.cache import CacheSpec, TaskCache, ensure_cache, preprocessing_fingerprint, write_task_cache
-from seqgpt_jax.data.datasets import atomic_tasks, resolve_mixture
+from seqgpt_jax.data.datasets import atomic_tasks
+from seqgpt_jax.data.mixtures import resolve_mixture
 from seqgpt_jax.data.questions import TokenExample, ask_record, encode_examples, training_texts
 from seqgpt_jax.errors import RecordError, UserError
 from seqgpt_jax.negatives import AskConfig
@@ -111,8 +112,8 @@ def test_the_key_follows_all_that_the_ids_depend_on(root: Path, spec: CacheSpec)
     changed = [dataclasses.replace(spec, **{name: value}) for name, value in changes.items()]
     keys = {each.key(dataset, ("extract",), "tokenizer") for each in changed}
     keys |= {spec.key(other, ("extract",), "tokenizer"), spec.key(dataset, ("classify",), "tokenizer")}
-    keys |= {spec.key(dataset, ("extract",), "another")}
-    assert len(keys) == len(changes) + 3 and base not in keys
+    keys |= {spec.key(dataset, ("extract",), "another"), spec.key(dataset, ("extract",), "tokenizer", ("foreign",))}
+    assert len(keys) == len(changes) + 4 and base not in keys
     moved = dataclasses.replace(spec, mixture="held_in_en", data_dir=None, tokenizer="elsewhere")
     assert moved.key(dataset, ("extract",), "tokenizer") == base, "where things lie is not what they are"
 
@@ -138,7 +139,8 @@ def test_the_fingerprint_of_the_code_reads_every_module_on_the_way() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or original(path))
         preprocessing_fingerprint.__wrapped__()
-    expected = "records atomic prompt negatives vocabulary datasets questions preprocessors build"
+    expected = "records occurrences atomic prompt negatives label_similarity vocabulary "
+    expected += "balance datasets label_pools questions preprocessors build"
     assert read == [f"{name}.py" for name in expected.split()]
 
 

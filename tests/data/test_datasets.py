@@ -15,12 +15,10 @@ from seqgpt_jax.data.datasets import (
     FolderDataset,
     GeneratedDataset,
     atomic_tasks,
-    find_folder_datasets,
     generated_records,
-    mixture_names,
-    resolve_mixture,
     sample_records,
 )
+from seqgpt_jax.data.mixtures import find_folder_datasets, mixture_names, resolve_mixture
 from seqgpt_jax.errors import RecordError, UserError
 from tests.tiny_data import write_data
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from seqgpt_jax.atomic import STEPS, AtomicExample, Source, decompose
-from seqgpt_jax.data.datasets import Dataset, FolderDataset, resolve_mixture
+from seqgpt_jax.data.datasets import Dataset, FolderDataset
+from seqgpt_jax.data.mixtures import resolve_mixture
 from seqgpt_jax.data.questions import STATS, EncodeConfig, ask_record, encode_examples, training_texts
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.negatives import AskConfig

@@ -15,7 +15,7 @@ seqio = pytest.importorskip("seqio")
 import tensorflow as tf  # noqa: E402
 
 from seqgpt_jax.atomic import STEPS  # noqa: E402
-from seqgpt_jax.data.datasets import resolve_mixture  # noqa: E402
+from seqgpt_jax.data.mixtures import resolve_mixture  # noqa: E402
 from seqgpt_jax.data.questions import EncodeConfig, ask_record, training_texts  # noqa: E402
 from seqgpt_jax.errors import UserError  # noqa: E402
 from seqgpt_jax.metrics import empty_predictions, score_dataset  # noqa: E402
