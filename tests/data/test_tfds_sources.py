@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -16,6 +16,7 @@ from seqgpt_jax.data.tagging import span_labels
 from seqgpt_jax.data.tfds_sources import ROWS, Row, TfdsDataset, plain_values
 from seqgpt_jax.errors import RecordError, UserError
 from seqgpt_jax.records import TASKS, check_record
+from tests.tiny_data import write_tfds
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -100,33 +101,9 @@ ARTICLE = {
 }  # fmt: skip
 
 
-def write(tfds_dir: Path, name: str, splits: dict[str, list[dict[str, Any]]], version: str, file_format: str) -> Path:
-    """Prepared by TFDS itself: a builder of this name, config and version with the features of TFDS's own."""
-    features = tfds.builder(name, data_dir=tfds_dir).info.features
-    dataset, _, config = name.partition("/")
-
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[misc, name-defined]
-        VERSION = tfds.core.Version(version)
-        url_infos: ClassVar[dict[str, Any]] = {}  # no downloads, so no checksums beside the code
-        BUILDER_CONFIGS = (tfds.core.BuilderConfig(name=config),)
-
-        def _info(self) -> Any:
-            return tfds.core.DatasetInfo(builder=self, features=features)
-
-        def _split_generators(self, dl_manager: Any) -> Any:
-            return {split: enumerate(examples) for split, examples in splits.items()}
-
-        def _generate_examples(self) -> None: ...
-
-    Builder.name = dataset
-    builder = Builder(config=config, data_dir=tfds_dir, file_format=file_format)
-    builder.download_and_prepare()
-    return Path(builder.data_dir)
-
-
 @pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
 def test_prepared_files_are_read_as_tfds_reads_them(tfds_dir: Path, file_format: str) -> None:
-    folder = write(tfds_dir, "squad/v1.1", {"train": QUESTIONS}, "3.0.0", file_format)
+    folder = write_tfds(tfds_dir, "squad/v1.1", {"train": QUESTIONS}, "3.0.0", file_format)
     dataset = resolve_mixture("tfds:squad/v1.1")[0]
     assert dataset.meta.splits == {"train": 20} and dataset.declared.splits == {}
     records = {record.question: record for record in dataset.records("train")}  # type: ignore[union-attr]
@@ -145,7 +122,7 @@ def test_prepared_files_are_read_as_tfds_reads_them(tfds_dir: Path, file_format:
 
 
 def test_nested_lists_are_read(tfds_dir: Path) -> None:
-    write(tfds_dir, "race/middle", {"dev": [ARTICLE] * 2}, "2.0.0", "tfrecord")
+    write_tfds(tfds_dir, "race/middle", {"dev": [ARTICLE] * 2}, "2.0.0", "tfrecord")
     dataset = resolve_mixture("tfds:race/middle")[0]
     assert dataset.splits == ("train", "validation", "test") and dataset.meta.splits == {"validation": 2}
     records = list(dataset.records("validation"))
@@ -168,18 +145,18 @@ def test_a_dataset_that_is_not_prepared_says_how_to(tfds_dir: Path) -> None:
 
 def test_the_newest_version_is_read_and_the_fingerprint_follows_it(tfds_dir: Path) -> None:
     sentences = [{"sentence": f"s {i}", "label": i % 2, "idx": i} for i in range(4)]
-    write(tfds_dir, "glue/cola", {"train": sentences, "validation": sentences[:1]}, "2.0.0", "tfrecord")
+    write_tfds(tfds_dir, "glue/cola", {"train": sentences, "validation": sentences[:1]}, "2.0.0", "tfrecord")
     first = {split: resolve_mixture("tfds:glue/cola")[0].fingerprint(split) for split in ("train", "validation")}
     assert first["train"] != first["validation"]
     assert resolve_mixture("tfds:glue/cola")[0].fingerprint("train") == first["train"]
-    write(tfds_dir, "glue/cola", {"train": sentences[:3]}, "10.0.0", "tfrecord")
+    write_tfds(tfds_dir, "glue/cola", {"train": sentences[:3]}, "10.0.0", "tfrecord")
     again = resolve_mixture("tfds:glue/cola")[0]
     assert again.meta.splits == {"train": 3} and again.fingerprint("train") != first["train"]
 
 
 @pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
 def test_a_file_that_is_cut_off_is_a_record_error(tfds_dir: Path, file_format: str) -> None:
-    folder = write(tfds_dir, "squad/v1.1", {"train": QUESTIONS}, "3.0.0", file_format)
+    folder = write_tfds(tfds_dir, "squad/v1.1", {"train": QUESTIONS}, "3.0.0", file_format)
     (file,) = folder.glob("*-of-*")
     before = resolve_mixture("tfds:squad")[0].fingerprint("train")
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -204,7 +181,7 @@ def _frames(data: bytes) -> list[bytes]:
 
 
 def test_reading_imports_no_tensorflow(tfds_dir: Path) -> None:
-    write(tfds_dir, "glue/cola", {"train": [{"sentence": "a", "label": 1, "idx": 0}]}, "2.0.0", "tfrecord")
+    write_tfds(tfds_dir, "glue/cola", {"train": [{"sentence": "a", "label": 1, "idx": 0}]}, "2.0.0", "tfrecord")
     code = (
         "import sys; from seqgpt_jax.data.mixtures import *; known = known_sources();"
         "print('tensorflow_datasets' in sys.modules);"
