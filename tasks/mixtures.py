@@ -60,7 +60,7 @@ def register(
     unknown mixture, data that is not there, or a weight that names nothing.
     """
     datasets = resolve_mixture(mixture, data_dir)
-    owners = {name: dataset for dataset in datasets for name in add_tasks(dataset, settings, datasets)}
+    owners = {name: dataset for dataset in datasets for name in add_tasks(dataset, settings)}
     if all("train" in dataset.splits for dataset in datasets):
         sizes = {name: _num_train_records(name, dataset, settings) for name, dataset in owners.items()}
         rates = mixing_rates(sizes, rate_cap, temperature, weights)
@@ -76,7 +76,11 @@ def _num_train_records(name: str, dataset: Dataset, settings: TaskSettings) -> i
 
 
 def add_tasks(dataset: Dataset, settings: TaskSettings, mixture: Iterable[Dataset] = ()) -> list[str]:
-    """Registers one dataset's atomic tasks; returns their names. mixture: whose labels may be asked as negatives."""
+    """Registers one dataset's atomic tasks; returns their names.
+
+    mixture: the datasets whose labels may be asked as negatives; token caches have them. A registered task has none,
+    since it is one and the same in every mixture.
+    """
     names = []
     foreign = foreign_labels(dataset, mixture, settings.encode.ask)
     for name, steps in atomic_tasks(dataset).items():
@@ -106,12 +110,12 @@ def make_task(
         "targets": seqio.Feature(vocabulary, add_eos=True),  # the preprocessor has put it there
     }
     stats = _stats[name] = Counter()
+    skip = settings.skip.get(dataset.declared.name, ())
 
     @functools.lru_cache(maxsize=1)  # a pass over the records has one seed
     def context(split: str, seed: int) -> AskContext:
-        return ask_context(
-            dataset, split, steps, settings.encode.ask, seed, foreign, settings.limit, sample_seed=settings.seed
-        )
+        ask, limit = settings.encode.ask, settings.limit
+        return ask_context(dataset, split, steps, ask, seed, foreign, limit, sample_seed=settings.seed, skip=skip)
 
     preprocessor = functools.partial(
         ask_and_encode,
@@ -125,9 +129,7 @@ def make_task(
     )
     return seqio.Task(
         name,
-        source=record_source(
-            dataset, settings.limit, settings.seed, settings.skip.get(dataset.declared.name, ()), stats
-        ),
+        source=record_source(dataset, settings.limit, settings.seed, skip, stats),
         output_features=features,
         preprocessors=[preprocessor],
         postprocess_fn=keep_question,
