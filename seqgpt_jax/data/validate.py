@@ -199,4 +199,5 @@ def _asked_about(record: Record) -> tuple[str | None, ...]:
     question = record.question if isinstance(record, ClassificationRecord | ExtractionRecord) else None
     target = record.target if isinstance(record, ClassificationRecord) else None
     pair = record.text_pair if isinstance(record, ClassificationRecord) else None
-    return (normalise_text(record.text), pair, question, target and f"{target.start} {target.text}")
+    asked_of = None if target is None else f"{target.start} {target.text}"
+    return (normalise_text(record.text), pair, question, asked_of)
