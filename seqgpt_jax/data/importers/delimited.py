@@ -73,16 +73,16 @@ def _rows(path: Path, options: ReadOptions) -> Iterator[tuple[int, list[str]]]:
 
 def recognise(path: Path) -> str:
     try:
-        rows = [row for _, row in islice(_rows(path, ReadOptions()), _LOOKED_AT)]
-    except RecordError as error:
-        return f"line {error.line}: {error.problem}"
-    if not rows or len(rows[0]) < 2:
+        rows = list(islice(_rows(path, ReadOptions()), _LOOKED_AT))
+    except RecordError:  # broken quotes are for the user to mend, once it is clear that this is a table
+        rows = list(islice(_rows(path, ReadOptions(quotes="none")), _LOOKED_AT))
+    if not rows or len(rows[0][1]) < 2:
         return "its first line has no two columns"
-    if _is_named(rows[0]):
+    if _is_named(rows[0][1]):
         return ""
     if path.name.removesuffix(".gz")[-4:] not in (".csv", ".tsv"):
         return "its first line names no text and label column"
-    if all(is_tag(row[-1].strip()) for row in rows):
+    if all(is_tag(row[-1].strip()) for _, row in rows):
         return "its last column holds tags of tokens"
     return ""
 
