@@ -110,11 +110,7 @@ def to_records(
         raise UserError(f"{source}: has {', '.join(files)} already (leave --split_by out)")
     format_ = get_format(format_name) if format_name else detect(next(iter(files.values())))
     _refuse_ignored(format_, options)
-    if description.language is None:
-        first = (each for path in files.values() for each in format_.read(path, options, Notes()))
-        language = guess_language(document.text for document in islice(first, _GUESSED_FROM))
-    else:
-        language = description.language
+    language = description.language or _guess_language(source, format_, files, options)
     name = description.name or out.resolve().name
     reading = _Reading(format_, files, replace(options, language=language), name, description.split_by)
     notes, survey = Notes(), _Survey()
@@ -131,6 +127,14 @@ def to_records(
             counts[split] = write_records(folder / f"{split}.jsonl", records)
         write_meta(folder, replace(meta, splits=counts))
     return Converted(format_.name, meta, counts, notes)
+
+
+def _guess_language(source: Path, format_: Format, files: Mapping[str, Path], options: ReadOptions) -> str:
+    documents = (each for path in files.values() for each in format_.read(path, options, Notes()))
+    texts = [document.text for document in islice(documents, _GUESSED_FROM)]
+    if not texts:
+        raise UserError(f"{source}: holds no annotated text (annotate some, or give another --from)")
+    return guess_language(texts)
 
 
 def files_by_split(source: Path, split: str | None = None) -> dict[str, Path]:

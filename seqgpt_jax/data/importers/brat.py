@@ -154,7 +154,7 @@ class _File:
         return spans | further
 
     def _relation(self, id: str, rest: str, place: Fields, index: dict[str, int]) -> Relation:
-        type_, *ends = rest.split()
+        type_, *ends = rest.split() or [""]
         if len(ends) != 2:
             raise place.error(id, f"has {len(ends)} ends", "a relation is TYPE Arg1:T1 Arg2:T2")
         head, tail = (end.partition(":")[2] for end in ends)

@@ -94,7 +94,7 @@ def _read_task(task: Fields, options: ReadOptions, notes: Notes) -> Document | N
     annotation.each("result", take)
     labels = _one_choice(annotation, choices, options)
     relations = tuple(relation for link in links for relation in _relations(link, regions, notes))
-    spans = resolve(text, marked, options.offsets, _UNITS)
+    spans = resolve(text, marked, options.offsets, _UNITS, displayed=True)
     if not (marked or labels):  # nothing was marked, of either kind
         return Document(task, text, id, labels=(), spans=(), **read_extras(data))
     return Document(task, text, id, labels=labels, spans=spans, relations=relations, **read_extras(data))
@@ -177,7 +177,7 @@ def _read_minimal(task: Fields, region_names: set[str], options: ReadOptions) ->
         if other not in (name, *_EXTRAS) and (isinstance(value, str) or _is_choices(value))
     }
     if region_names and not options.label_column:  # then other strings are data that came with the text
-        return Document(task, text, id, spans=resolve(text, marked, options.offsets, _UNITS), **extras)
+        return Document(task, text, id, spans=resolve(text, marked, options.offsets, _UNITS, displayed=True), **extras)
     return Document(task, text, id, labels=_one_choice(task, choices, options) or (), **extras)
 
 

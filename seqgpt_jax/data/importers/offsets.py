@@ -11,6 +11,7 @@ several readings are left and differ, the user is asked.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -56,9 +57,12 @@ class Marked:
     string: str | None = None
 
 
-def resolve(text: str, marked: Sequence[Marked], unit: str | None, units: Sequence[str]) -> tuple[Span, ...]:
+def resolve(
+    text: str, marked: Sequence[Marked], unit: str | None, units: Sequence[str], *, displayed: bool = False
+) -> tuple[Span, ...]:
     """The spans in code points, in the order given. unit: what the offsets count; None: whichever of ``units`` fits.
 
+    displayed: the strings are as an editor shows them, white space more or less and line breaks perhaps as a backslash and n.
     RecordError where no reading fits all spans of the text, or several do and give different spans.
     """
     if not marked:
@@ -67,7 +71,7 @@ def resolve(text: str, marked: Sequence[Marked], unit: str | None, units: Sequen
     faults: list[RecordError] = []
     for each in (unit,) if unit else _distinct_units(text, units):
         try:
-            readings.setdefault(_read(text, marked, each), each)
+            readings.setdefault(_read(text, marked, each, displayed), each)
         except RecordError as error:
             faults.append(error)
     if not readings:
@@ -94,7 +98,7 @@ def _boundaries(text: str, unit: str) -> list[int]:
     return [-1 if i and lengths[i - 1] == 0 else place for i, place in enumerate(places)]
 
 
-def _read(text: str, marked: Sequence[Marked], unit: str) -> tuple[Span, ...]:
+def _read(text: str, marked: Sequence[Marked], unit: str, displayed: bool) -> tuple[Span, ...]:
     """The spans that the offsets mean if they count this unit; RecordError where they cannot."""
     places = _boundaries(text, unit)
     spans = []
@@ -108,7 +112,7 @@ def _read(text: str, marked: Sequence[Marked], unit: str) -> tuple[Span, ...]:
         if start < 0 or end < 0:
             raise mark.place.error("start", f"{mark.start}..{mark.end} cuts a character in two", "give other --offsets")
         found = text[start:end]
-        if mark.string is not None and _comparable(found) != _comparable(mark.string):
+        if mark.string is not None and _as_shown(found, displayed) != _as_shown(mark.string, displayed):
             problem = f"{mark.start}..{mark.end} is {show(found)}, not {show(mark.string)}"
             place = text.find(mark.string)
             raise mark.place.error("start", problem, f"it occurs at {place}" if place >= 0 else "it is not in the text")
@@ -116,9 +120,9 @@ def _read(text: str, marked: Sequence[Marked], unit: str) -> tuple[Span, ...]:
     return tuple(spans)
 
 
-def _comparable(string: str) -> str:
-    """Without white space: editors write the string as it is displayed, a line break perhaps as a backslash and n."""
-    return "".join(string.replace("\\n", " ").split())
+def _as_shown(string: str, displayed: bool) -> str:
+    """What two strings are compared by; a line break may always be written as another white space."""
+    return "".join(string.replace("\\n", " ").split()) if displayed else re.sub(r"\s", " ", string)
 
 
 def count_units(text: str, span: Span, unit: str) -> tuple[int, int] | None:
