@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 from seqgpt_jax.atomic import check_labels
 from seqgpt_jax.data.importers.documents import (
-    EXTRACTION_TASKS,
     Document,
     Format,
     Notes,
     ReadOptions,
+    kind_of,
     place_name,
     tasks_of,
     to_record,
@@ -121,9 +121,10 @@ def to_records(
             raise UserError(f"{path}: holds no annotated text (annotate it, or leave it out)")
     meta = survey.meta(source, name, description.task, language, description.labels)
     counts = {}
+    kind = kind_of(meta.task, bool(survey.texts))
     with _whole(out) as folder:
         for split in sorted(survey.counts, key=SPLITS.index):
-            records = _progress(reading.records(split, meta, notes), f"write {split}", survey.counts[split])
+            records = _progress(reading.records(split, meta, kind, notes), f"write {split}", survey.counts[split])
             counts[split] = write_records(folder / f"{split}.jsonl", records)
         write_meta(folder, replace(meta, splits=counts))
     return Converted(format_.name, meta, counts, notes)
@@ -205,10 +206,10 @@ class _Reading:
         share = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64 * sum(self.split_by)
         return SPLITS[0] if share < self.split_by[0] else SPLITS[1 + (share >= self.split_by[0] + self.split_by[1])]
 
-    def records(self, split: str, meta: DatasetMeta, notes: Notes) -> Iterator[Record]:
+    def records(self, split: str, meta: DatasetMeta, kind: str, notes: Notes) -> Iterator[Record]:
         for _, document in self.documents(Notes(), split):  # their notes were taken when they were first read
             assert document.id
-            record = to_record(document, meta.task, document.id, notes)
+            record = to_record(document, meta.task, kind, document.id, notes)
             check_record(record, meta, file=document.place.file, line=document.place.line)
             yield record
 
@@ -255,8 +256,7 @@ class _Survey:
         elif task == "RE":
             found = tuple(self.relations)
         else:
-            extraction = task in EXTRACTION_TASKS or (task == "SA" and not self.texts)
-            found = tuple(self.spans) if extraction else tuple(self.texts)
+            found = tuple(self.spans if kind_of(task, bool(self.texts)) == "extraction" else self.texts)
         labels = found if labels is None else labels
         if not labels and not self.every_has_its_own:
             raise UserError(

@@ -55,9 +55,7 @@ def read(path: Path, options: ReadOptions, notes: Notes) -> Iterator[Document]:
         if isinstance(value, str):
             labels = (value,)
         elif name == "entities" and "relations" in fields.values:
-            ids: list[Any] = []
-            marked = fields.each(name, lambda inner, ids=ids: _entity(inner, ids))  # type: ignore[misc]
-            relations = fields.each("relations", lambda inner, ids=ids: _relation(inner, ids))  # type: ignore[misc]
+            marked, relations = _related(fields)
         elif value == [] or (isinstance(value, list) and isinstance(value[0], list)):
             marked = tuple(_triple(fields, name, index, each) for index, each in enumerate(value))
             labels = () if name != "entities" and value == [] else None
@@ -78,16 +76,20 @@ def _triple(fields: Fields, name: str, index: int, value: Any) -> Marked:
     return Marked(value[2], value[0], value[1], Fields({}, f"{name}[{index}].", fields.file, fields.line))
 
 
-def _entity(fields: Fields, ids: list[Any]) -> Marked:
-    ids.append(fields.integer("id"))
-    return Marked(fields.string("label"), fields.integer("start_offset"), fields.integer("end_offset"), fields)
+def _related(fields: Fields) -> tuple[tuple[Marked, ...], tuple[Relation, ...]]:
+    ids: list[int] = []
 
+    def entity(inner: Fields) -> Marked:
+        ids.append(inner.integer("id"))
+        return Marked(inner.string("label"), inner.integer("start_offset"), inner.integer("end_offset"), inner)
 
-def _relation(fields: Fields, ids: list[Any]) -> Relation:
-    for name in ("from_id", "to_id"):
-        if fields.integer(name) not in ids:
-            raise fields.error(name, f"is {fields.values[name]}, and no entity has this id", "export it again")
-    return Relation(fields.string("type"), ids.index(fields.values["from_id"]), ids.index(fields.values["to_id"]))
+    def relation(inner: Fields) -> Relation:
+        for name in ("from_id", "to_id"):
+            if inner.integer(name) not in ids:
+                raise inner.error(name, f"is {inner.values[name]}, and no entity has this id", "export it again")
+        return Relation(inner.string("type"), ids.index(inner.values["from_id"]), ids.index(inner.values["to_id"]))
+
+    return fields.each("entities", entity), fields.each("relations", relation)
 
 
 def write(folder: Path, meta: DatasetMeta, split: str, records: Iterable[Record], options: ReadOptions) -> None:

@@ -27,8 +27,6 @@ from seqgpt_jax.records import (
     record_to_dict,
 )
 
-EXTRACTION_TASKS = ("NER", "SF", "MRC-SE")
-
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -152,32 +150,39 @@ def tasks_of(document: Document) -> set[str]:
     return tasks
 
 
-def to_record(document: Document, task: str, id: str, notes: Notes) -> Record:
+def kind_of(task: str, has_text_labels: bool) -> str:
+    """The kind of a task's records. Sentiment is of two: of whole texts, or of spans where no text has a label."""
+    if task in ("RE", "EE"):
+        return {"RE": "relation", "EE": "event"}[task]
+    spans = task in ("NER", "SF", "MRC-SE") or (task == "SA" and not has_text_labels)
+    return "extraction" if spans else "classification"
+
+
+def to_record(document: Document, task: str, kind: str, id: str, notes: Notes) -> Record:
     """The record of a document for a task; RecordError where it lacks what the task needs. The rest goes into notes."""
     d, place = document, document.place
-    record: Record
-    if task == "EE":
-        record = EventRecord(id, task, d.text, d.events)
-        used = {(span.start, span.end) for event in d.events for span in (event.trigger, *event.arguments)}
-        outside = sum((span.start, span.end) not in used for span in d.spans or ())
-        notes.add("span outside every event left out (task EE)", place, outside)
-    elif task == "RE":
-        record = RelationRecord(id, task, d.text, d.spans or (), d.relations)
-    elif task in EXTRACTION_TASKS or (task == "SA" and d.labels is None):
-        record = ExtractionRecord(id, task, d.text, d.spans or (), d.label_set)
-        if task == "MRC-SE":
-            record = ExtractionRecord(id, task, d.text, d.spans or (), d.label_set, d.question, d.answers)
-    else:
-        if d.labels is None:
-            raise place.error("label", f"is missing, and task {task} needs it", "give another --task, or write labels")
-        record = ClassificationRecord(
-            id, task, d.text, d.labels, d.label_set, text_pair=d.text_pair, question=d.question, target=d.target
-        )
-    kept = record.kind
-    if d.spans is None and kept in ("extraction", "relation"):
+    spans, labels = d.spans or (), d.labels or ()
+    if kind == "classification" and d.labels is None:
+        raise place.error("label", f"is missing, and task {task} needs it", "give another --task, or write labels")
+    if kind in ("extraction", "relation") and d.spans is None:
         raise place.error("spans", f"are missing, and task {task} needs them", "give another --task, or write spans")
-    notes.add(f"text label left out (task {task})", place, len(d.labels or ()) * (kept != "classification"))
-    notes.add(f"span left out (task {task})", place, len(d.spans or ()) * (kept == "classification"))
-    notes.add(f"relation left out (task {task})", place, len(d.relations) * (kept != "relation"))
-    notes.add(f"event left out (task {task})", place, len(d.events) * (kept != "event"))
+    record: Record
+    match kind:
+        case "event":
+            record = EventRecord(id, task, d.text, d.events)
+            used = {(span.start, span.end) for event in d.events for span in (event.trigger, *event.arguments)}
+            outside = sum((span.start, span.end) not in used for span in spans)
+            notes.add("span outside every event left out (task EE)", place, outside)
+        case "relation":
+            record = RelationRecord(id, task, d.text, spans, d.relations)
+        case "extraction":
+            question, answers = (d.question, d.answers) if task == "MRC-SE" else (None, None)
+            record = ExtractionRecord(id, task, d.text, spans, d.label_set, question, answers)
+        case _:
+            asked: dict[str, Any] = {"text_pair": d.text_pair, "question": d.question, "target": d.target}
+            record = ClassificationRecord(id, task, d.text, labels, d.label_set, **asked)
+    notes.add(f"text label left out (task {task})", place, len(labels) * (kind != "classification"))
+    notes.add(f"span left out (task {task})", place, len(spans) * (kind == "classification"))
+    notes.add(f"relation left out (task {task})", place, len(d.relations) * (kind != "relation"))
+    notes.add(f"event left out (task {task})", place, len(d.events) * (kind != "event"))
     return record_from_dict(record_to_dict(record), file=place.file, line=place.line)  # with all of records.py's checks

@@ -62,7 +62,7 @@ def resolve(
 ) -> tuple[Span, ...]:
     """The spans in code points, in the order given. unit: what the offsets count; None: whichever of ``units`` fits.
 
-    displayed: the strings are as an editor shows them, white space more or less and line breaks perhaps as a backslash and n.
+    displayed: the strings are as an editor shows them: white space differs, a line break may be a backslash and n.
     RecordError where no reading fits all spans of the text, or several do and give different spans.
     """
     if not marked:
