@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from seqgpt_jax.cli import main
-from seqgpt_jax.data.datasets import Dataset, resolve_mixture
+from seqgpt_jax.data.datasets import Dataset
+from seqgpt_jax.data.mixtures import resolve_mixture
 from seqgpt_jax.data.roundtrip import (
     AGAIN,
     CUTS_WORD,
