@@ -14,7 +14,8 @@ from seqgpt_jax.data.plan import PlanConfig, TaskSize
 @st.composite
 def plan_configs(draw: st.DrawFn, hosts: int = 1) -> PlanConfig:
     """Rows of one to four lengths, as many as divide by the hosts."""
-    lengths = draw(st.lists(st.integers(1, 48), min_size=1, max_size=4, unique=True))
+    unit, multiples = draw(st.integers(1, 9)), st.sampled_from((1, 2, 3, 4, 6))
+    lengths = [unit * multiple for multiple in draw(st.lists(multiples, min_size=1, max_size=4, unique=True))]
     longest = max(lengths)
     whole = math.lcm(*(length // math.gcd(length, longest) for length in lengths))
     return PlanConfig(
