@@ -34,7 +34,7 @@ def mixtures(draw: st.DrawFn, longest: RowShape) -> list[TaskSize]:
     size = st.tuples(st.integers(1, longest.tokens), st.integers(0, longest.supervised))
     for index in range(draw(st.integers(1, 4))):
         lengths = draw(st.lists(size, min_size=1, max_size=25))
-        lengths = [(tokens, min(tokens, supervised)) for tokens, supervised in lengths]
+        lengths = [(tokens, min(tokens - 1, supervised)) for tokens, supervised in lengths]
         tasks.append(TaskSize(f"task_{index}", np.array(lengths, np.int32), draw(st.floats(0.01, 100.0))))
     return tasks
 

@@ -112,9 +112,7 @@ def steady_tasks(num_tasks: int, size: int) -> list[TaskSize]:
 def test_rows_of_one_length_stay_what_they_were() -> None:
     """A run that is gone on with must find the rows that it began with."""
     lengths = ([[5, 2], [9, 3], [12, 4], [3, 1]], [[7, 2], [16, 5]])
-    tasks = [
-        TaskSize(name, np.array(own), rate) for name, own, rate in zip("ab", lengths, (3.0, 1.0), strict=True)
-    ]
+    tasks = [TaskSize(name, np.array(own), rate) for name, own, rate in zip("ab", lengths, (3.0, 1.0), strict=True)]
     plan = BatchPlan(tasks, PlanConfig(2, 20, 6, window=8, seed=1))
     assert [plan.rows(step) for step in range(4)] == [
         [((0, 1), (0, 0)), ((1, 1), (0, 3))],
@@ -135,7 +133,7 @@ def test_rows_of_several_lengths_stay_what_they_are() -> None:
     digest = hashlib.blake2b(digest_size=16)
     for step in (*range(60), 700):
         digest.update(repr((plan.shape(step).tokens, plan.rows(step))).encode())
-    assert digest.hexdigest() == "?"
+    assert digest.hexdigest() == "7ea497f2ac7c53d6f5d95a3b1ce631c6"
 
 
 def many_tasks(num_tasks: int = 40, row_tokens: int = 1024) -> list[TaskSize]:
