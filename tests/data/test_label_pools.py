@@ -12,8 +12,8 @@ import seqgpt_jax.data.cache as cache_module
 from seqgpt_jax.atomic import check_labels
 from seqgpt_jax.data.cache import CacheSpec, ensure_cache
 from seqgpt_jax.data.datasets import Dataset
-from seqgpt_jax.data.mixtures import resolve_mixture
 from seqgpt_jax.data.label_pools import foreign_labels, label_pool
+from seqgpt_jax.data.mixtures import resolve_mixture
 from seqgpt_jax.data.questions import training_texts
 from seqgpt_jax.label_similarity import ALIKE, similarity
 from seqgpt_jax.negatives import AskConfig
