@@ -16,7 +16,7 @@ from seqgpt_jax.data.mixtures import resolve_mixture
 from seqgpt_jax.data.questions import EncodeConfig
 from seqgpt_jax.prompt import get_format
 from seqgpt_jax.vocabulary import Vocabulary
-from tasks.preprocessors import ask_and_encode, record_source
+from tasks.preprocessors import ask_and_encode, record_source, split_questions
 from tasks.scoring import keep_question, make_metric
 from tasks.seqio_vocabulary import SeqioVocabulary
 
@@ -98,7 +98,7 @@ def make_task(dataset: Dataset, name: str, steps: tuple[str, ...], settings: Tas
             dataset, settings.limit, settings.seed, settings.skip.get(dataset.declared.name, ()), stats
         ),
         output_features=features,
-        preprocessors=[preprocessor],
+        preprocessors=[preprocessor, seqio.CacheDatasetPlaceholder(), split_questions],
         postprocess_fn=keep_question,
         metric_fns=[make_metric(dataset, steps, get_format(settings.encode.prompt_format))],
     )

@@ -1,8 +1,11 @@
-"""The SeqIO side of record -> questions -> token ids: a source of records, and one preprocessor that does all the work.
+"""The SeqIO side of record -> questions -> token ids: a source of records, and the preprocessors of every task.
 
-    {"record": JSON, "split", "seed"}  ->  ask_and_encode  ->  {"inputs", "targets": ids + 1, strings for evaluation}
+    record_source     {"record": JSON with "split" and "seed"}
+    ask_and_encode    all questions about BATCH records, laid end to end; here a seqio.CacheDatasetPlaceholder stands
+    split_questions   {"inputs", "targets": ids + 1, strings for evaluation}, one question each
 
-TensorFlow calls Python once for BATCH records, not once an example: a call costs more than a question.
+TensorFlow calls Python once for BATCH records, not once an example, and the token cache is made of what stands before
+the placeholder, as SeqIO's own caches are: in both a call costs more than a question.
 """
 
 from __future__ import annotations
@@ -118,10 +121,11 @@ def ask_and_encode(
     stats: Counter[str],
     strings: bool = True,
 ) -> tf.data.Dataset:
-    """From records to questions: "inputs" (prompt) and "targets" (answer with EOS), int32 [None], tokenizer's ids + 1.
+    """From records to questions, those about BATCH records at once.
 
-    Beside them the STRINGS: the prompt and the answer in words (uncut), the question and its record as JSON. stats
-    counts what encode_examples counts, while the dataset is read.
+    inputs (prompts) and targets (answers with EOS) are the tokenizer's ids + 1, int32, laid end to end; num_inputs and
+    num_targets say how many are whose. Beside them the STRINGS: the prompt and the answer in words (uncut), the
+    question and its record as JSON. stats counts what encode_examples counts, while the dataset is read.
     """
     prompt_format = get_format(config.prompt_format)
 
@@ -153,19 +157,28 @@ def ask_and_encode(
         )
         return inputs, num_inputs, targets, num_targets, *(np.array(column, object) for column in columns)
 
-    def to_features(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor | tf.RaggedTensor]:
-        names = STRINGS if strings else ()
-        columns = tf.numpy_function(encode, [batch["record"]], [tf.int32] * 4 + [tf.string] * len(names))
+    names = ("inputs", "num_inputs", "targets", "num_targets", *(STRINGS if strings else ()))
+
+    def to_features(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        columns = tf.numpy_function(encode, [batch["record"]], [tf.int32] * 4 + [tf.string] * (len(names) - 4))
         for column in columns:
             column.set_shape([None])
-        inputs, num_inputs, targets, num_targets, *words = columns
-        return {
-            "inputs": tf.RaggedTensor.from_row_lengths(inputs, num_inputs, validate=False),
-            "targets": tf.RaggedTensor.from_row_lengths(targets, num_targets, validate=False),
-            **dict(zip(names, words, strict=True)),
-        }
+        return dict(zip(names, columns, strict=True))
 
-    return ds.batch(BATCH).map(to_features).prefetch(2).unbatch()
+    return ds.batch(BATCH).map(to_features).prefetch(2)
+
+
+def split_questions(ds: tf.data.Dataset) -> tf.data.Dataset:
+    """From what ask_and_encode gives to single questions."""
+
+    def to_rows(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+        columns = dict(batch)
+        for name in ("inputs", "targets"):
+            lengths = columns.pop(f"num_{name}")
+            columns[name] = tf.RaggedTensor.from_row_lengths(columns[name], lengths, validate=False)
+        return columns
+
+    return ds.map(to_rows).unbatch()
 
 
 def question_to_json(example: AtomicExample) -> str:
