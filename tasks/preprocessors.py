@@ -26,7 +26,7 @@ from seqgpt_jax.data.datasets import Dataset, sample_records
 from seqgpt_jax.data.questions import EncodeConfig, ask_record, encode_examples
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.prompt import get_format
-from seqgpt_jax.records import record_from_dict, record_to_dict
+from seqgpt_jax.records import Record, record_from_dict, record_to_dict
 from seqgpt_jax.vocabulary import Vocabulary
 from tasks.seqio_vocabulary import SHIFT
 
@@ -73,9 +73,7 @@ def record_source(
         place = {"split": split, "seed": 0 if seed is None else int(seed)}
 
         def batches() -> Iterator[dict[str, np.ndarray]]:
-            records = (
-                dataset.records(split) if limit is None else iter(sample_records(dataset, split, limit, sample_seed))
-            )
+            records = _read_split(dataset, split, limit, sample_seed)
             if shuffle_files:
                 shuffled = list(records)
                 random.Random(seed).shuffle(shuffled)
@@ -103,6 +101,15 @@ def record_source(
     if limit is not None:
         sizes = {split: min(size, limit) for split, size in sizes.items()}
     return seqio.FunctionDataSource(make_dataset, dataset.splits, sizes)
+
+
+def _read_split(dataset: Dataset, split: str, limit: int | None, sample_seed: int) -> Iterator[Record]:
+    record = None
+    for record in dataset.records(split) if limit is None else sample_records(dataset, split, limit, sample_seed):
+        yield record
+    if record is None:
+        remedy = "write records into its file, or remove it"
+        raise UserError(f"{dataset.place}: split '{split}' of {dataset.meta.name} holds no record ({remedy})")
 
 
 def _iterate(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
