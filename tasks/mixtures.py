@@ -18,7 +18,7 @@ from seqgpt_jax.data.questions import AskContext, EncodeConfig, ask_context
 from seqgpt_jax.data.rates import mixing_rates
 from seqgpt_jax.prompt import get_format
 from seqgpt_jax.vocabulary import Vocabulary
-from tasks.preprocessors import ask_and_encode, record_source
+from tasks.preprocessors import ask_and_encode, record_source, split_questions
 from tasks.scoring import keep_question, make_metric
 from tasks.seqio_vocabulary import SeqioVocabulary
 
@@ -131,7 +131,7 @@ def make_task(
         name,
         source=record_source(dataset, settings.limit, settings.seed, skip, stats),
         output_features=features,
-        preprocessors=[preprocessor],
+        preprocessors=[preprocessor, seqio.CacheDatasetPlaceholder(), split_questions],
         postprocess_fn=keep_question,
         metric_fns=[make_metric(dataset, steps, get_format(settings.encode.prompt_format))],
     )
