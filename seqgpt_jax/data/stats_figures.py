@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -80,7 +80,7 @@ def _patch(colour: str, label: str, alpha: float = 0.6) -> object:
     return Patch(facecolor=colour, alpha=alpha, label=label)
 
 
-def _line(colour: str, style: str, label: str) -> object:
+def _line(colour: str, style: Literal["-", ":"], label: str) -> object:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=colour, linestyle=style, linewidth=1.2, label=label)
@@ -124,8 +124,8 @@ def _draw_shares(axes: Axes, found: Sequence[TaskStats], colour: str) -> None:
     none = [each.none / each.questions for each in found]
     axes.hlines(places, 0, top, color=colour, alpha=0.35, linewidth=1.5)
     axes.scatter(top, places, s=22, color=colour, zorder=3)
-    shown = [(share, place) for share, place in zip(none, places, strict=True) if share]
-    axes.scatter(*zip(*shown, strict=True) if shown else ((), ()), s=18, color="white", edgecolor="0.3", zorder=4)
+    shown = [place for place in places if none[place]]
+    axes.scatter([none[place] for place in shown], shown, s=18, color="white", edgecolor="0.3", zorder=4)
     axes.set_yticks(places, [written(each.name) for each in found], fontsize=7)
     axes.tick_params(axis="x", labelsize=8)
     axes.tick_params(axis="y", length=0)
