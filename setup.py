@@ -22,6 +22,7 @@ REQUIREMENTS = [
     "optax>=0.2.6,<0.3",
     "orbax-checkpoint>=0.11.28,<0.13",
     "packaging>=24,<27",
+    "regex>=2024.4.16,<2027",
     "safetensors>=0.5,<0.9",
     "seqio>=0.0.20,<0.1",
     "t5>=0.9.4,<0.10",

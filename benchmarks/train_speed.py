@@ -81,10 +81,18 @@ class Data:
     mixture: str = "held_in"
     records_per_dataset: int = 50
     vocab_size: int = 32_768
-    row_tokens: int = 512
-    row_supervised: int = 96
+    row_tokens: tuple[int, ...] = (512,)  # several lengths are for ours alone
+    row_supervised: int = 96  # of the longest rows, as the next
     rows_per_step: int = 4
     most_steps: int = 0
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Data:
+        return cls(**{**fields, "row_tokens": tuple(fields["row_tokens"])})
+
+    @property
+    def longest(self) -> int:
+        return max(self.row_tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +109,7 @@ class Job:
     @classmethod
     def from_json(cls, text: str) -> Job:
         fields = json.loads(text)
-        return cls(**{**fields, "data": Data(**fields["data"]), "size": Size(**fields["size"])})
+        return cls(**{**fields, "data": Data.from_dict(fields["data"]), "size": Size(**fields["size"])})
 
 
 # --- the examples ----------------------------------------------------------------------------------------------------
@@ -145,7 +153,7 @@ def prepare(data: Data) -> dict[str, Any]:
     source = Path(os.environ.get("SEQGPT_DATA_DIR") or REPO.parent / "shared" / "data")
     datasets = [each for each in resolve_mixture(data.mixture, source) if "train" in each.splits]
     vocabulary = train_tokenizer(training_texts(datasets, "train", data.records_per_dataset * 2), data.vocab_size)
-    config = EncodeConfig(max_tokens=data.row_tokens, max_supervised=data.row_supervised)
+    config = EncodeConfig(max_tokens=data.longest, max_supervised=data.row_supervised)
     encoded = []
     for dataset in datasets:
         for record in sample_records(dataset, "train", data.records_per_dataset):
@@ -198,7 +206,7 @@ def run_ours(job: Job) -> dict[str, Any]:
     from seqgpt_jax.models.presets import get_preset
     from seqgpt_jax.training.optimizers import OptimizerConfig, make_optimizer
     from seqgpt_jax.training.partitioning import batch_sharding, make_mesh, make_skeleton
-    from seqgpt_jax.training.step import init_params, init_state, make_train_step, state_shardings
+    from seqgpt_jax.training.step import abstract_batch, init_params, init_state, make_train_step, state_shardings
 
     matrix = jax.random.normal(jax.random.key(0), (2048, 2048))
     multiply = jax.jit(lambda x: x @ x)
@@ -220,27 +228,27 @@ def run_ours(job: Job) -> dict[str, Any]:
     shardings = state_shardings(skeleton, optimizer, mesh)
     state = init_state(skeleton, init_params(make_model, skeleton, mesh), optimizer, shardings)
     num_parts = data.rows_per_step // (size.micro_rows or data.rows_per_step)
+    unrolled = config.layer_loop == "unroll" or (config.layer_loop == "auto" and config.num_layers <= 12)
 
     begin = time.perf_counter()
-    batch = jax.device_put(loader.batch(size.steps), batch_sharding(mesh))
-    step = make_train_step(skeleton, optimizer, mesh, shardings, num_parts).lower(state, batch).compile()
-    state, metrics = step(state, batch)
-    float(metrics.loss)
+    jitted = make_train_step(skeleton, optimizer, mesh, shardings, num_parts)
+    steps = {shape.tokens: jitted.lower(state, abstract_batch(shape, mesh)).compile() for shape in loader.shapes()}
+    uncounted = {(batch := loader.batch(number)).tokens_BT.shape[1]: batch for number in range(size.steps)}
+    for row_tokens, batch in uncounted.items():
+        state, metrics = steps[row_tokens](state, jax.device_put(batch, batch_sharding(mesh)))
+        float(metrics.loss)
     start = _now()
-    losses, pending = [], None
+    losses, pending, computed = [], None, []
     for rows in loader.batches(0, size.steps):
-        state, metrics = step(state, jax.device_put(rows, batch_sharding(mesh)))
+        state, metrics = steps[rows.tokens_BT.shape[1]](state, jax.device_put(rows, batch_sharding(mesh)))
         if pending is not None:
             losses.append(float(pending.loss))  # a step late, as the trainer does
         pending = metrics
+        tokens, head = rows.tokens_BT.size, rows.targets_BS.size
+        computed.append((tokens, head, rows.tokens_BT.shape[1], head if unrolled else tokens))
     assert pending is not None
     losses.append(float(pending.loss))
-    took = _now() - start
-
-    tokens, head = (data.rows_per_step * each for each in (data.row_tokens, data.row_supervised))
-    unrolled = config.layer_loop == "unroll" or (config.layer_loop == "auto" and config.num_layers <= 12)
-    computed = (tokens, head, data.row_tokens, head if unrolled else tokens)
-    return _side_result(took, float(start[0]) - begin, peak, losses, [computed] * size.steps)
+    return _side_result(_now() - start, float(start[0]) - begin, peak, losses, computed)
 
 
 def run_torch(job: Job) -> dict[str, Any]:
@@ -305,15 +313,15 @@ def _padded(data: Data, steps: int) -> Iterator[dict[str, np.ndarray]]:
 
 def _packed(data: Data, steps: int) -> Iterator[dict[str, np.ndarray]]:
     """Rows of several examples in random order, without segments."""
-    from seqgpt_jax.data.plan import pack
+    from seqgpt_jax.data.packing import pack, row_shapes
 
     examples, members = Examples(Path(data.folder)), _members(data, steps)
     tokens, supervised = examples.lengths[members].T
-    rows = pack(tokens, supervised, data.row_tokens, row_supervised=data.row_tokens)
+    (rows,) = pack(tokens, supervised, row_shapes(data.rows_per_step, data.longest, data.longest))
     order = np.random.default_rng(0).permutation(len(rows)).tolist()
     for first in range(0, len(order), data.rows_per_step):
         chosen = [members[rows[row]].tolist() for row in order[first : first + data.rows_per_step]]
-        batch = _torch_batch(chosen, examples, data.row_tokens)
+        batch = _torch_batch(chosen, examples, data.longest)
         del batch["attention_mask"]  # what is not attended stands at the end, where causality hides it
         yield batch
 
@@ -426,7 +434,10 @@ def main() -> None:
     parser = make_parser(__doc__, quick="a tiny model for a few steps on generated examples")
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--steps", type=int, help="packed steps that are timed, instead of the size's own number")
-    parser.add_argument("--row_tokens", type=int, default=Data.row_tokens, help="also the most tokens of an example")
+    parser.add_argument(
+        "--row_tokens", type=int, nargs="+", default=list(Data.row_tokens),
+        help="the longest is also the most tokens of an example; several lengths are for ours alone",
+    )  # fmt: skip
     parser.add_argument("--row_supervised", type=int, default=Data.row_supervised)
     parser.add_argument("--rows_per_step", type=int, default=Data.rows_per_step)
     parser.add_argument("--torch_optimizer", choices=("fused", "foreach"), default="fused", help="kind of its AdamW")
@@ -440,10 +451,14 @@ def main() -> None:
     sizes = QUICK_SIZES if options.quick else {name: SIZES[name] for name in options.sizes}
     if options.steps:
         sizes = {name: dataclasses.replace(size, steps=options.steps) for name, size in sizes.items()}
-    shape = {name: getattr(options, name) for name in ("row_tokens", "row_supervised", "rows_per_step")}
-    data = Data("", **shape, most_steps=max(size.steps for size in sizes.values()))
+    shape = {name: getattr(options, name) for name in ("row_supervised", "rows_per_step")}
+    data = Data(
+        "", row_tokens=tuple(options.row_tokens), **shape, most_steps=max(size.steps for size in sizes.values())
+    )
     if options.quick:
-        data = dataclasses.replace(data, mixture="synthetic", records_per_dataset=3, vocab_size=2_048, row_tokens=256)
+        data = dataclasses.replace(
+            data, mixture="synthetic", records_per_dataset=3, vocab_size=2_048, row_tokens=(128, 256)
+        )
     torch_settings = {
         name: getattr(options, name) for name in ("torch_optimizer", "torch_compile", "torch_keep_freed_memory")
     }

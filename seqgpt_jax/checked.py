@@ -25,7 +25,8 @@ class Checked:
         hints = typing.get_type_hints(type(self))
         for entry in dataclasses.fields(self):  # type: ignore[arg-type]
             value, expected = getattr(self, entry.name), hints[entry.name]
-            if isinstance(value, list) and typing.get_origin(expected) is tuple:
+            forms = (expected, *typing.get_args(expected))  # of int | tuple[int, ...] the parts too
+            if isinstance(value, list) and any(typing.get_origin(form) is tuple for form in forms):
                 value = tuple(value)
                 object.__setattr__(self, entry.name, value)
             if isinstance(value, dict) and expected == dict[str, float]:

@@ -16,12 +16,11 @@ from typing import Any
 
 import absl.logging
 
-from seqgpt_jax.cli_arguments import add_command, byte_size, count
+from seqgpt_jax.cli_arguments import EXIT_USER_ERROR, add_command, byte_size, count
 from seqgpt_jax.cli_data import add_data_command
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.host_memory import keep_freed_memory
 
-EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: run again to go on
 
 
@@ -248,6 +247,8 @@ def _export(options: argparse.Namespace) -> None:
     from seqgpt_jax.pipeline import export_run, export_run_adapter
 
     if options.adapter:
+        if options.dtype != "float32":
+            raise UserError(f"--dtype {options.dtype} does not go with --adapter (a LoRA is written in float32)")
         export_run_adapter(options.run_dir, options.out)
     else:
         export_run(options.run_dir, options.out, options.dtype, options.max_shard_size)

@@ -13,7 +13,12 @@ class UserError(ValueError):
 
 
 class RecordError(UserError):
-    """A record or dataset description that breaks the format; the message names file, line and field."""
+    """A record or dataset description that breaks the format; the message names file, line and field.
+
+    others: further faults of the same record, where whoever checked it went on after the first.
+    """
+
+    others: tuple[RecordError, ...] = ()
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from seqgpt_jax.predictor import SeqGPT
 from seqgpt_jax.recipe import Recipe
 from seqgpt_jax.records import ClassificationRecord, ExtractionRecord, Record, RelationRecord
 from seqgpt_jax.report import few_shot_note, section_to_text, write_report
-from seqgpt_jax.training.checkpoints import StageInfo, load_run, saved_stages
+from seqgpt_jax.training.checkpoints import load_run, newest_stage
 from seqgpt_jax.training.loop import train
 from seqgpt_jax.training.start import check_stages
 
@@ -57,7 +57,6 @@ def run_recipe(recipe: Recipe, run_dir: Path) -> None:
 
 def export_run(run_dir: Path, out_dir: Path, dtype: str = "float32", max_shard_bytes: int = hf.MAX_SHARD_BYTES) -> None:
     """Writes the newest weights of a run as a Hugging Face directory; UserError if there is no run or no checkpoint."""
-    _newest_stage(run_dir)
     model, vocabulary = load_run(run_dir)
     card = _model_card(run_dir)
     hf.export_model(model, vocabulary, out_dir, model_card=card, dtype=dtype, max_shard_bytes=max_shard_bytes)
@@ -65,18 +64,11 @@ def export_run(run_dir: Path, out_dir: Path, dtype: str = "float32", max_shard_b
 
 def export_run_adapter(run_dir: Path, out_dir: Path) -> None:
     """Writes the LoRA of a run in PEFT's format; UserError if there is no run, or it trained no LoRA on a model."""
-    base = _newest_stage(run_dir).pretrained
+    base = newest_stage(run_dir).pretrained
     if base is None:
         raise UserError(f"{run_dir} started from random weights: no base model to put a LoRA on (export it whole)")
     model, _ = load_run(run_dir)
     hf.export_adapter(model, base, out_dir)
-
-
-def _newest_stage(run_dir: Path) -> StageInfo:
-    stages = saved_stages(run_dir)
-    if not stages:
-        raise UserError(f"{run_dir} holds no checkpoint (give the --run_dir of a `seqgpt train` that has saved one)")
-    return stages[-1]
 
 
 def _model_card(run_dir: Path) -> hf.ModelCard:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from seqgpt_jax.checked import Checked
+from seqgpt_jax.data.packing import RowShape, row_shapes
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.decoder import DecoderConfig
 from seqgpt_jax.models.lora import LoraConfig
@@ -87,21 +88,27 @@ class DataSettings(Checked):
     data_dir: str | None = None  # real datasets; None: SEQGPT_DATA_DIR
     cache_dir: str | None = None  # token caches; None: SEQGPT_CACHE_DIR, else ~/.cache/seqgpt_jax
     rows_per_step: int = 32  # over all devices and hosts
-    row_tokens: int = 128  # tokens of a packed row
+    row_tokens: int | tuple[int, ...] = 128  # tokens of a packed row; several lengths: a step has rows of one of them
     row_supervised: int = 48  # supervised tokens a row can hold
-    max_tokens: int | None = None  # of one example, longer texts lose their end; None: row_tokens
+    max_tokens: int | None = None  # of one example, longer texts lose their end; None: those of the longest row
     window: int = 4096  # examples packed together
     ask: AskConfig = field(default_factory=AskConfig)  # which labels a training question asks
     drop_leaks: bool = True  # leave out training records that an evaluation split holds too (`seqgpt data leaks`)
 
     def check(self) -> None:
-        self.at_least(1, "rows_per_step", "row_tokens", "row_supervised", "window", "max_tokens")
-        if self.example_tokens > self.row_tokens:
-            raise UserError(f"data.max_tokens is {self.max_tokens} (a row has only data.row_tokens={self.row_tokens})")
+        self.at_least(1, "window", "max_tokens")
+        longest = self.row_shapes[-1].tokens
+        if self.example_tokens > longest:
+            raise UserError(f"data.max_tokens is {self.max_tokens} (a row has only data.row_tokens={longest})")
+
+    @property
+    def row_shapes(self) -> tuple[RowShape, ...]:
+        """Shortest first. Where there are several, rows_per_step and row_supervised are those of the longest."""
+        return row_shapes(self.rows_per_step, self.row_tokens, self.row_supervised)
 
     @property
     def example_tokens(self) -> int:
-        return self.row_tokens if self.max_tokens is None else self.max_tokens
+        return self.row_shapes[-1].tokens if self.max_tokens is None else self.max_tokens
 
     def data_path(self) -> Path | None:
         return Path(self.data_dir) if self.data_dir else None

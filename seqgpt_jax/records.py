@@ -12,16 +12,19 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import zlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias
 
 from seqgpt_jax.errors import RecordError, UserError
+from seqgpt_jax.fields import Fields, raise_all, show
+from seqgpt_jax.lines import parse_json, read_lines
 
 TASKS = ("NER", "SF", "ID", "SA", "CLS", "NLI", "RE", "EE", "ET", "MRC-SE", "MRC-MC")
 LANGUAGES = ("en", "zh")
+_SUFFIX = re.compile(r"\.jsonl(\.gz)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,6 @@ class EventRecord:
     events: tuple[Event, ...]
 
 
-T = TypeVar("T")
 Record: TypeAlias = ClassificationRecord | ExtractionRecord | RelationRecord | EventRecord
 
 
@@ -144,89 +146,24 @@ class DatasetMeta:
 # --- one record: dict -> dataclass -> dict ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Fields:
-    """A JSON object with its place, so that every complaint names file, line and field."""
-
-    values: Mapping[str, Any]
-    path: str = ""
-    file: str | os.PathLike[str] | None = None
-    line: int | None = None
-
-    def error(self, name: str, problem: str, remedy: str | None = None) -> RecordError:
-        return RecordError(problem, file=self.file, line=self.line, field=self.path + name, remedy=remedy)
-
-    def get(self, name: str, expected: type, what: str) -> Any:
-        value = self.values.get(name)
-        if type(value) is not expected:
-            problem = "is missing" if name not in self.values else f"is {_show(value)}"
-            raise self.error(name, problem, f"it must be {what}")
-        return value
-
-    def string(self, name: str) -> str:
-        value: str = self.get(name, str, "a string")
-        return value
-
-    def integer(self, name: str) -> int:
-        value: int = self.get(name, int, "an integer")
-        return value
-
-    def strings(self, name: str) -> tuple[str, ...]:
-        values = self.get(name, list, "a list of strings")
-        for index, value in enumerate(values):
-            if type(value) is not str:
-                raise self.error(f"{name}[{index}]", f"is {_show(value)}", "it must be a string")
-        return tuple(values)
-
-    def distinct_strings(self, name: str) -> tuple[str, ...]:
-        values = self.strings(name)
-        if len(set(values)) < len(values):
-            repeated = next(value for index, value in enumerate(values) if value in values[:index])
-            raise self.error(name, f"holds {_show(repeated)} twice")
-        return values
-
-    def inner(self, name: str) -> _Fields:
-        return _Fields(self.get(name, dict, "an object"), f"{self.path}{name}.", self.file, self.line)
-
-    def mapping(self, name: str, read: Callable[[_Fields, str], T]) -> dict[str, T]:
-        inner = self.inner(name)
-        return {key: read(inner, key) for key in inner.values}
-
-    def optional(self, name: str, read: Callable[[_Fields, str], T]) -> T | None:
-        """What ``read`` gives, or None where the field is missing or null."""
-        return None if self.values.get(name) is None else read(self, name)
-
-    def objects(self, name: str) -> Iterator[_Fields]:
-        for index, value in enumerate(self.get(name, list, "a list of objects")):
-            if type(value) is not dict:
-                raise self.error(f"{name}[{index}]", f"is {_show(value)}", "it must be an object")
-            yield _Fields(value, f"{self.path}{name}[{index}].", self.file, self.line)
-
-
-def _show(value: object) -> str:
-    """The value as an error message shows it: JSON, shortened, on one line."""
-    shown = json.dumps(value, ensure_ascii=False, default=str)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
-
-
 def record_from_dict(
     fields: Mapping[str, Any], *, file: str | os.PathLike[str] | None = None, line: int | None = None
 ) -> Record:
     """Returns the record that a JSON object holds; RecordError for whatever breaks the format."""
     if not isinstance(fields, Mapping):
-        raise RecordError(f"a record must be an object, found {_show(fields)}", file=file, line=line)
-    reader = _Fields(fields, "", file, line)
+        raise RecordError(f"a record must be an object, found {show(fields)}", file=file, line=line)
+    reader = Fields(fields, "", file, line)
     kind, task = reader.string("kind"), reader.string("task")
     if kind not in _READERS:
-        raise reader.error("kind", f"unknown kind {_show(kind)}", f"one of {', '.join(_READERS)}")
+        raise reader.error("kind", f"unknown kind {show(kind)}", f"one of {', '.join(_READERS)}")
     if task not in TASKS:
-        raise reader.error("task", f"unknown task {_show(task)}", f"one of {', '.join(TASKS)}")
+        raise reader.error("task", f"unknown task {show(task)}", f"one of {', '.join(TASKS)}")
     return _READERS[kind](reader, reader.string("id"), task, reader.string("text"))
 
 
-def _read_classification(reader: _Fields, id: str, task: str, text: str) -> ClassificationRecord:
+def _read_classification(reader: Fields, id: str, task: str, text: str) -> ClassificationRecord:
     labels = reader.distinct_strings("labels")
-    label_set = reader.optional("label_set", _Fields.distinct_strings)
+    label_set = reader.optional("label_set", Fields.distinct_strings)
     if label_set is not None:
         _check_members(reader, "labels", labels, label_set, "label_set")
     record = ClassificationRecord(
@@ -235,8 +172,8 @@ def _read_classification(reader: _Fields, id: str, task: str, text: str) -> Clas
         text=text,
         labels=labels,
         label_set=label_set,
-        text_pair=reader.optional("text_pair", _Fields.string),
-        question=reader.optional("question", _Fields.string),
+        text_pair=reader.optional("text_pair", Fields.string),
+        question=reader.optional("question", Fields.string),
         target=reader.optional("target", lambda reader, name: _read_target(reader.inner(name), text)),
     )
     given = [name for name in ("text_pair", "question", "target") if getattr(record, name) is not None]
@@ -246,47 +183,47 @@ def _read_classification(reader: _Fields, id: str, task: str, text: str) -> Clas
     return record
 
 
-def _read_target(reader: _Fields, text: str) -> Target:
+def _read_target(reader: Fields, text: str) -> Target:
     if reader.values.get("start") is None and reader.values.get("end") is None:
         return Target(reader.string("text"))
     span = _read_span(reader, text, "")
     return Target(span.text, span.start, span.end)
 
 
-def _read_extraction(reader: _Fields, id: str, task: str, text: str) -> ExtractionRecord:
-    label_set = reader.optional("label_set", _Fields.distinct_strings)
-    spans = tuple(_read_span(inner, text, inner.string("label")) for inner in reader.objects("spans"))
-    question = reader.optional("question", _Fields.string)
+def _read_extraction(reader: Fields, id: str, task: str, text: str) -> ExtractionRecord:
+    label_set = reader.optional("label_set", Fields.distinct_strings)
+    spans = reader.each("spans", lambda inner: _read_span(inner, text, inner.string("label")))
+    question = reader.optional("question", Fields.string)
     if task == "MRC-SE" and not (question and question.strip()):
         raise reader.error("question", "is missing", "span reading comprehension needs its question")
     if label_set is not None:
         _check_members(reader, "spans", (span.label for span in spans), label_set, "label_set")
-    return ExtractionRecord(id, task, text, spans, label_set, question, reader.optional("answers", _Fields.strings))
+    return ExtractionRecord(id, task, text, spans, label_set, question, reader.optional("answers", Fields.strings))
 
 
-def _read_relation(reader: _Fields, id: str, task: str, text: str) -> RelationRecord:
-    entities = tuple(_read_span(inner, text, inner.string("label")) for inner in reader.objects("entities"))
-    relations = []
-    for inner in reader.objects("relations"):
+def _read_relation(reader: Fields, id: str, task: str, text: str) -> RelationRecord:
+    entities = reader.each("entities", lambda inner: _read_span(inner, text, inner.string("label")))
+
+    def read(inner: Fields) -> Relation:
         relation = Relation(inner.string("label"), inner.integer("head"), inner.integer("tail"))
         for name, index in (("head", relation.head), ("tail", relation.tail)):
             if not 0 <= index < len(entities):
                 raise inner.error(name, f"is {index}, but there are {len(entities)} entities", "indices count from 0")
-        relations.append(relation)
-    return RelationRecord(id, task, text, entities, tuple(relations))
+        return relation
+
+    return RelationRecord(id, task, text, entities, reader.each("relations", read))
 
 
-def _read_event(reader: _Fields, id: str, task: str, text: str) -> EventRecord:
-    events = []
-    for inner in reader.objects("events"):
+def _read_event(reader: Fields, id: str, task: str, text: str) -> EventRecord:
+    def read(inner: Fields) -> Event:
         type_ = inner.string("type")
         trigger = _read_span(inner.inner("trigger"), text, type_)
-        arguments = tuple(_read_span(each, text, each.string("role")) for each in inner.objects("arguments"))
-        events.append(Event(type_, trigger, arguments))
-    return EventRecord(id, task, text, tuple(events))
+        return Event(type_, trigger, inner.each("arguments", lambda each: _read_span(each, text, each.string("role"))))
+
+    return EventRecord(id, task, text, reader.each("events", read))
 
 
-_READERS: dict[str, Callable[[_Fields, str, str, str], Record]] = {
+_READERS: dict[str, Callable[[Fields, str, str, str], Record]] = {
     "classification": _read_classification,
     "extraction": _read_extraction,
     "relation": _read_relation,
@@ -294,7 +231,7 @@ _READERS: dict[str, Callable[[_Fields, str, str, str], Record]] = {
 }
 
 
-def _read_span(reader: _Fields, text: str, label: str) -> Span:
+def _read_span(reader: Fields, text: str, label: str) -> Span:
     span = Span(label, reader.integer("start"), reader.integer("end"), reader.string("text"))
     if span.start < 0:
         raise reader.error("start", f"is {span.start}", "offsets count code points from 0")
@@ -304,23 +241,23 @@ def _read_span(reader: _Fields, text: str, label: str) -> Span:
         raise reader.error("end", f"is {span.end}, but the text has {len(text)} code points")
     if text[span.start : span.end] != span.text:
         found = text[span.start : span.end]
-        problem = f"text[{span.start}:{span.end}] is {_show(found)}, not {_show(span.text)}"
+        problem = f"text[{span.start}:{span.end}] is {show(found)}, not {show(span.text)}"
         place = text.find(span.text)
         raise reader.error("start", problem, f"it occurs at {place}" if place >= 0 else "it is not in the text")
     return span
 
 
-def _check_members(reader: _Fields, name: str, labels: Iterable[str], allowed: Sequence[str], where: str) -> None:
-    for label in labels:
-        if label not in allowed:
-            raise reader.error(name, f"{_show(label)} is not in {where}", f"{where}: {_show(list(allowed))}")
+def _check_members(reader: Fields, name: str, labels: Iterable[str], allowed: Sequence[str], where: str) -> None:
+    if wrong := dict.fromkeys(label for label in labels if label not in allowed):
+        remedy = f"{where}: {show(list(allowed))}"
+        raise_all([reader.error(name, f"{show(label)} is not in {where}", remedy) for label in wrong])
 
 
 def check_record(
     record: Record, meta: DatasetMeta, *, file: str | os.PathLike[str] | None = None, line: int | None = None
 ) -> None:
     """RecordError where the record's task, labels, entity types or roles are not those of its dataset."""
-    reader = _Fields({}, "", file, line)
+    reader = Fields({}, "", file, line)
     if record.task != meta.task:
         raise reader.error("task", f"is {record.task}, but the dataset's task is {meta.task}")
 
@@ -340,7 +277,7 @@ def check_record(
             check("events", (event.type for event in record.events), meta.labels)
             for event in record.events:
                 roles = meta.roles if meta.event_schema is None else meta.event_schema.get(event.type, ())
-                check("events", (each.label for each in event.arguments), roles, f"the roles of {_show(event.type)}")
+                check("events", (each.label for each in event.arguments), roles, f"the roles of {show(event.type)}")
 
 
 def record_to_dict(record: Record) -> dict[str, Any]:
@@ -388,32 +325,49 @@ def read_records(path: Path, meta: DatasetMeta | None = None) -> Iterator[Record
 
     Lines end at \\n only (JSON strings may hold U+2028); blank lines hold no record. RecordError names file and line.
     """
-    for number, line in enumerate(_read_lines(path), start=1):
-        if line.isspace():
-            continue
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            fields = json.loads(text)
-            if "\\u" in text:  # an escaped lone surrogate parses, and would fail where nothing knows the line any more
-                json.dumps(fields, ensure_ascii=False).encode("utf-8")
-        except (UnicodeDecodeError, UnicodeEncodeError) as error:
-            raise RecordError(f"not UTF-8 text: {error.reason}", file=path, line=number) from None
-        except (ValueError, RecursionError) as error:
-            raise RecordError(f"not JSON: {error}", file=path, line=number, remedy="one record a line") from None
-        record = record_from_dict(fields, file=path, line=number)
-        if meta is not None:
-            check_record(record, meta, file=path, line=number)
+    for _, record in check_records(path, meta):
+        if isinstance(record, RecordError):
+            raise record
         yield record
 
 
-def _read_lines(path: Path) -> Iterator[bytes]:
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as stream:
-            yield from stream
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file (records are read from .jsonl or .jsonl.gz files)") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise RecordError(f"cannot be read: {error}", file=path) from None
+def check_records(path: Path, meta: DatasetMeta | None = None) -> Iterator[tuple[int, Record | RecordError]]:
+    """Yields (line number, record, or what is wrong with it) for every line that is not blank.
+
+    Where the file itself cannot be read any further, the last item says so. UserError where there is no such file.
+    """
+    number, lines = 0, read_lines(path)
+    while True:
+        item: Record | RecordError
+        number += 1
+        try:
+            line = next(lines)
+        except StopIteration:
+            return
+        except RecordError as error:
+            yield number, error
+            return
+        if line.isspace():
+            continue
+        try:
+            item = record_from_dict(parse_json(line, path, number, "one record a line"), file=path, line=number)
+            if meta is not None:
+                check_record(item, meta, file=path, line=number)
+        except RecordError as error:
+            item = error
+        yield number, item
+
+
+def split_files(folder: Path) -> dict[str, Path]:
+    """The files of records in a dataset folder by split, in the order of their names; UserError for two of a split."""
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if match := _SUFFIX.search(path.name):
+            split = path.name[: match.start()]
+            if split in files:
+                raise UserError(f"{folder}: two files for split '{split}' (keep {split}.jsonl or {split}.jsonl.gz)")
+            files[split] = path
+    return files
 
 
 def write_records(path: Path, records: Iterable[Record]) -> int:
@@ -444,36 +398,36 @@ def read_meta(folder: Path) -> DatasetMeta:
     except (ValueError, RecursionError) as error:
         raise RecordError(f"not JSON: {error}", file=path) from None
     if not isinstance(values, dict):
-        raise RecordError(f"must be an object, found {_show(values)}", file=path)
-    reader = _Fields(values, "", path)
+        raise RecordError(f"must be an object, found {show(values)}", file=path)
+    reader = Fields(values, "", path)
     return DatasetMeta(
         name=reader.string("name"),
         task=_one_of(reader, "task", TASKS),
         language=_one_of(reader, "language", LANGUAGES),
         labels=reader.distinct_strings("labels"),
-        domain=reader.optional("domain", _Fields.string) or "",
-        license=reader.optional("license", _Fields.string) or "",
-        entity_labels=reader.optional("entity_labels", _Fields.distinct_strings) or (),
-        event_schema=reader.optional("event_schema", lambda r, name: r.mapping(name, _Fields.distinct_strings)),
-        roles=reader.optional("roles", _Fields.distinct_strings) or (),
-        splits=reader.optional("splits", lambda r, name: r.mapping(name, _Fields.integer)) or {},
+        domain=reader.optional("domain", Fields.string) or "",
+        license=reader.optional("license", Fields.string) or "",
+        entity_labels=reader.optional("entity_labels", Fields.distinct_strings) or (),
+        event_schema=reader.optional("event_schema", lambda r, name: r.mapping(name, Fields.distinct_strings)),
+        roles=reader.optional("roles", Fields.distinct_strings) or (),
+        splits=reader.optional("splits", lambda r, name: r.mapping(name, Fields.integer)) or {},
         pair_types=reader.optional("pair_types", _read_pairs),
-        descriptions=reader.optional("descriptions", lambda r, name: r.mapping(name, _Fields.string)) or {},
+        descriptions=reader.optional("descriptions", lambda r, name: r.mapping(name, Fields.string)) or {},
     )
 
 
-def _one_of(reader: _Fields, name: str, allowed: Sequence[str]) -> str:
+def _one_of(reader: Fields, name: str, allowed: Sequence[str]) -> str:
     value = reader.string(name)
     if value not in allowed:
-        raise reader.error(name, f"unknown {name} {_show(value)}", f"one of {', '.join(allowed)}")
+        raise reader.error(name, f"unknown {name} {show(value)}", f"one of {', '.join(allowed)}")
     return value
 
 
-def _read_pairs(reader: _Fields, name: str) -> frozenset[tuple[str, str]]:
+def _read_pairs(reader: Fields, name: str) -> frozenset[tuple[str, str]]:
     pairs = reader.get(name, list, "a list of [head type, tail type]")
     for index, pair in enumerate(pairs):
         if not (type(pair) is list and len(pair) == 2 and all(type(value) is str for value in pair)):
-            raise reader.error(f"{name}[{index}]", f"is {_show(pair)}", "it must be [head type, tail type]")
+            raise reader.error(f"{name}[{index}]", f"is {show(pair)}", "it must be [head type, tail type]")
     return frozenset((head, tail) for head, tail in pairs)
 
 

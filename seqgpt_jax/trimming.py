@@ -129,8 +129,8 @@ def trim(path: str | os.PathLike[str], texts: Iterable[str], out_dir: Path, min_
     model, vocabulary = hf.load_model(path)
     old_ids = needed_ids(vocabulary, itertools.chain(texts, _frames() * min_count), min_count)
     trimmed = trim_vocabulary(vocabulary, old_ids)
-    hf.export_model(trim_model(model, old_ids), trimmed, out_dir)
-    (out_dir / MAP_FILE).write_text(json.dumps(old_ids.tolist()) + "\n", "utf-8")
+    token_map = {MAP_FILE: json.dumps(old_ids.tolist()) + "\n"}
+    hf.export_model(trim_model(model, old_ids), trimmed, out_dir, more_files=token_map)
     return vocabulary.size, trimmed.size
 
 

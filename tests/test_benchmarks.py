@@ -49,9 +49,22 @@ def test_train_speed(tmp_path: Path) -> None:
     assert {"steps", "examples", "micro_rows"} <= set(settings["quick"])
 
 
+def test_data_speed(tmp_path: Path) -> None:
+    result = _run([str(FOLDER / "data_speed.py"), "--row_tokens", "256", "1024"], tmp_path / "data.json")
+    figures, settings = result["figures"], result["settings"]
+    for name in ("cache_examples_per_s", "plan_examples_per_s", "loader_tokens_per_s", "seqio_tokens_per_s"):
+        assert figures[name] > 0
+    assert 0.8 < figures["fill"] <= 1
+    assert 0.8 < figures["seqio_fill"] <= 1
+    assert 0 < figures["seek_s"] < figures["seek_cold_s"]
+    assert figures["seqio_cut"] == 0  # it has the tokens of our steps, all of them
+    assert result["ratios"]["fill"] == pytest.approx(figures["fill"] / figures["seqio_fill"], abs=0.001)
+    assert settings["examples"] > 100
+
+
 def test_sides_of_train_speed_have_the_same_tokens(tmp_path: Path) -> None:
     data = train_speed.Data(
-        str(tmp_path), "synthetic", records_per_dataset=2, vocab_size=600, row_tokens=256, most_steps=2
+        str(tmp_path), "synthetic", records_per_dataset=2, vocab_size=600, row_tokens=(256,), most_steps=2
     )
     train_speed.prepare(data)
     loader, examples = train_speed._plan_and_loader(data)[1], train_speed.Examples(tmp_path)

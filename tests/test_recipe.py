@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from seqgpt_jax.data.packing import RowShape
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.presets import get_preset
 from seqgpt_jax.recipe import (
@@ -49,6 +50,14 @@ def test_where_data_lies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert DataSettings(row_tokens=99, max_tokens=50).example_tokens == 50
 
 
+def test_rows_of_several_lengths() -> None:
+    data = DataSettings(rows_per_step=4, row_tokens=[128, 64], row_supervised=40)
+    assert data.row_tokens == (128, 64)
+    assert data.row_shapes == (RowShape(8, 64, 20), RowShape(4, 128, 40))
+    assert data.example_tokens == 128
+    assert DataSettings(rows_per_step=4, row_tokens=64, row_supervised=9).row_shapes == (RowShape(4, 64, 9),)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -67,6 +76,11 @@ def test_where_data_lies(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda: PromptSettings("seqgpt_v9"), "seqgpt_v9"),
         (lambda: DataSettings(rows_per_step=0), "data.rows_per_step is 0"),
         (lambda: DataSettings(row_tokens=9, max_tokens=10), "data.max_tokens is 10 (a row has only data.row_tokens=9)"),
+        (
+            lambda: DataSettings(row_tokens=(64, 32.0)),
+            "data.row_tokens is (64, 32.0) (it must be a whole number or a list",
+        ),
+        (lambda: DataSettings(row_tokens=(48, 64), rows_per_step=2), "data.row_tokens 48 does not divide the 2 x 64"),
         (lambda: CheckpointSettings(every=0), "checkpoint.every is 0"),
         (lambda: EvaluationSettings("x", "held_out", limit=0), "evaluation.limit is 0"),
     ],

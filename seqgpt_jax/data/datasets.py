@@ -23,11 +23,10 @@ from pathlib import Path
 from typing import Self
 
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.records import DatasetMeta, EventRecord, Record, RelationRecord, read_meta, read_records
+from seqgpt_jax.records import DatasetMeta, EventRecord, Record, RelationRecord, read_meta, read_records, split_files
 from seqgpt_jax.synthesis import generator
 
 GENERATED_SPLITS = {"train": 10_000, "validation": 500, "test": 500}  # records where no limit is given; there are more
-_SUFFIX = re.compile(r"\.jsonl(\.gz)?$")
 
 
 class Dataset(abc.ABC):
@@ -94,13 +93,7 @@ class FolderDataset(Dataset):
     def __init__(self, folder: Path, *, held_out: bool = False) -> None:
         self.folder, self.held_out = folder, held_out
         self._given_meta = read_meta(folder)
-        self._files: dict[str, Path] = {}
-        for path in sorted(folder.iterdir()):
-            if match := _SUFFIX.search(path.name):
-                split = path.name[: match.start()]
-                if split in self._files:
-                    raise UserError(f"{folder}: two files for split '{split}' (keep {split}.jsonl or {split}.jsonl.gz)")
-                self._files[split] = path
+        self._files = split_files(folder)
         if not self._files:
             raise UserError(
                 f"{folder}: no records (write train.jsonl, validation.jsonl or test.jsonl beside meta.json)"

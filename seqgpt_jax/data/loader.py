@@ -18,6 +18,7 @@ import grain
 import jax
 import numpy as np
 
+from seqgpt_jax.data.packing import RowShape
 from seqgpt_jax.data.plan import BatchPlan, Row
 from seqgpt_jax.errors import UserError
 
@@ -94,20 +95,25 @@ class Loader:
     def __init__(
         self, plan: BatchPlan, sources: Sequence[ExampleSource], process_index: int = 0, num_processes: int = 1
     ) -> None:
-        num_rows = plan.config.num_rows
-        if num_rows % num_processes:
-            raise UserError(
-                f"{num_rows} rows a step do not divide by {num_processes} hosts (change data.rows_per_step)"
-            )
+        for shape in plan.config.shapes:
+            if shape.num_rows % num_processes:
+                raise UserError(
+                    f"{shape.num_rows} rows a step do not divide by {num_processes} hosts (change data.rows_per_step)"
+                )
         assert len(sources) == len(plan.tasks), (len(sources), len(plan.tasks))
         self._plan, self._sources = plan, sources
-        share = num_rows // num_processes
-        self._share = slice(process_index * share, (process_index + 1) * share)
+        self._process_index, self._num_processes = process_index, num_processes
+
+    def shapes(self) -> tuple[RowShape, ...]:
+        """The shapes that steps can have, of the rows of all hosts."""
+        return self._plan.shapes()
 
     def batch(self, step: int) -> Batch:
         """This host's rows of a step."""
-        config = self._plan.config
-        return make_batch(self._plan.rows(step)[self._share], self._sources, config.row_tokens, config.row_supervised)
+        shape, rows = self._plan.shape(step), self._plan.rows(step)
+        share = len(rows) // self._num_processes
+        own = rows[self._process_index * share : (self._process_index + 1) * share]
+        return make_batch(own, self._sources, shape.tokens, shape.supervised)
 
     def batches(self, start: int, stop: int, num_threads: int = 1, num_ahead: int = 4) -> Iterator[Batch]:
         """Batches of the steps start .. stop-1 in order, up to num_ahead of them made before they are asked for."""

@@ -99,15 +99,20 @@ def known_sources(data_dir: Path | None = None) -> dict[str, list[Dataset]]:
     }
 
 
-def find_folder_datasets(root: Path) -> list[Dataset]:
-    """The dataset folders at or below `root`, sorted by path; UserError where there are none, or two of one name."""
+def dataset_folders(root: Path) -> list[Path]:
+    """The folders with a meta.json at or below `root`, sorted; UserError where there are none."""
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder (give a folder with meta.json, or a tree of such folders)")
     folders = sorted(Path(folder) for folder, _, files in os.walk(root, followlinks=True) if "meta.json" in files)
     if not folders:
         raise UserError(f"{root}: no meta.json here or below, so no dataset (see the record format in the README)")
-    return _distinct(FolderDataset(folder, held_out=_is_held_out(folder)) for folder in folders)
+    return folders
+
+
+def find_folder_datasets(root: Path) -> list[Dataset]:
+    """The dataset folders at or below `root`, sorted by path; UserError where there are none, or two of one name."""
+    return _distinct(FolderDataset(folder, held_out=_is_held_out(folder)) for folder in dataset_folders(root))
 
 
 def _data_folder(data_dir: Path | None) -> Path | None:

@@ -1,27 +1,35 @@
 """The batch plan: which examples stand in which row of which step, as a pure function of (mixture, seed, step).
 
 NumPy only, no iterator state. The tasks' examples are drawn in windows of a fixed number of examples; each window is
-packed on its own into rows, and the rows of window 0, 1, 2, ... are one endless stream of which step k takes the
-rows k * num_rows to (k + 1) * num_rows. So the rows that a step leaves over open the next window, and the step of a
-window follows from the prefix sum of the windows' row counts, which is computed once and can be kept in a file.
+packed on its own (data/packing.py), and the rows of windows 0, 1, 2, ... are one endless stream for each length of
+row. A window gives the steps that its rows make whole, of all lengths in a seeded order; rows that are left over open
+the next window of their length. So the steps until a window follow from prefix sums of the windows' row counts, which
+are computed once and can be kept in a file.
 
-Worked example: two tasks at rates 3 and 1, windows of 4 examples, 2 rows a step
+Worked example: two tasks at rates 3 and 1, windows of 4 examples, rows of one length, 2 of them a step
     window 0 draws a a b a -> rows [a0 a2] [a1 b0] [..]      window 1 draws a a b a -> rows [..] [..]
     step 0 takes rows 0 and 1 of window 0; step 1 takes row 2 of window 0 and row 0 of window 1.
+With rows of 256 and 512 tokens, 4 or 2 a step: window 0 packs 9 short and 3 long rows, and gives steps 0 to 2 as
+short, long, short or in another order; 1 short and 1 long row open window 1.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
+import sys
 import threading
+import uuid
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
+from seqgpt_jax.data.packing import RowShape, needed_shapes, pack, row_shapes
 from seqgpt_jax.errors import UserError
 
 Row = tuple[tuple[int, int], ...]
@@ -44,18 +52,26 @@ class TaskSize:
 
 @dataclass(frozen=True)
 class PlanConfig:
-    """Rows of a step over all hosts, the two limits of a row, examples of a window, and the seed."""
+    """Rows of a step over all hosts, a row's tokens and supervised positions, examples of a window, and the seed.
+
+    row_tokens may be several lengths; num_rows and row_supervised are those of the longest (`packing.row_shapes`).
+    """
 
     num_rows: int
-    row_tokens: int
+    row_tokens: int | tuple[int, ...]
     row_supervised: int
     window: int = 4096
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_rows", "row_tokens", "row_supervised", "window"):
-            if getattr(self, name) < 1:
-                raise UserError(f"batch plan: {name} is {getattr(self, name)} (it must be at least 1)")
+        if self.window < 1:
+            raise UserError(f"data.window is {self.window} (it must be at least 1)")
+        assert self.shapes
+
+    @cached_property
+    def shapes(self) -> tuple[RowShape, ...]:
+        """Shortest first."""
+        return row_shapes(self.num_rows, self.row_tokens, self.row_supervised)
 
 
 def draw_counts(rates: np.ndarray, num_draws: int) -> np.ndarray:
@@ -78,48 +94,6 @@ def draw_counts(rates: np.ndarray, num_draws: int) -> np.ndarray:
     return counts
 
 
-def pack(tokens: np.ndarray, supervised: np.ndarray, row_tokens: int, row_supervised: int) -> list[list[int]]:
-    """First-fit-decreasing under two limits: rows of item numbers; every item is in exactly one row.
-
-    Items are taken by tokens, longest first, then by supervised positions. Placing each item into the first row that
-    has room is the same as filling one row after the other with the largest items that still fit, which needs only
-    the largest length at or below the room left: a bit mask of the lengths in stock answers that in one operation.
-    Items must fit an empty row.
-    """
-    order = np.lexsort((supervised, tokens))
-    in_stock: dict[int, tuple[list[int], list[int]]] = {}  # tokens -> supervised positions ascending, item numbers
-    for item, length, answer in zip(order.tolist(), tokens[order].tolist(), supervised[order].tolist(), strict=True):
-        answers, items = in_stock.setdefault(length, ([], []))
-        answers.append(answer)
-        items.append(item)
-    lengths_mask = 0
-    for length in in_stock:
-        lengths_mask |= 1 << length
-    fewest_supervised = int(supervised.min()) if len(supervised) else 0
-    rows: list[list[int]] = []
-    while lengths_mask:
-        row: list[int] = []
-        room, room_supervised = row_tokens, row_supervised
-        reachable = lengths_mask & ((2 << room) - 1)
-        while reachable and room_supervised >= fewest_supervised:
-            length = reachable.bit_length() - 1
-            answers, items = in_stock[length]
-            place = bisect_right(answers, room_supervised) - 1
-            if place < 0:
-                reachable ^= 1 << length
-                continue
-            row.append(items.pop(place))
-            room_supervised -= answers.pop(place)
-            room -= length
-            if not items:
-                lengths_mask ^= 1 << length
-                reachable ^= 1 << length
-            reachable &= (2 << room) - 1
-        assert row, "an item that fits no empty row"
-        rows.append(row)
-    return rows
-
-
 class BatchPlan:
     """Rows of any step of a mixture. Safe to share between threads.
 
@@ -132,41 +106,56 @@ class BatchPlan:
             raise UserError("batch plan: the mixture has no task (name at least one dataset)")
         self.tasks, self.config = tuple(tasks), config
         for task in self.tasks:
-            _check_task(task, config)
+            _check_task(task, config.shapes[-1])
         self._rates = np.array([task.rate for task in self.tasks], np.float64)
         self._lock = threading.RLock()
         self._orders: dict[int, dict[int, np.ndarray]] = {}  # task -> epoch -> permutation
-        self._windows: dict[int, list[Row]] = {}  # the few windows last used
-        self._ends: list[int] = []  # rows in windows 0 .. w
+        self._rows: dict[tuple[int, int], list[Row]] = {}  # (window, shape) -> its rows, of the few windows last used
+        self._ends: list[list[int]] = []  # rows of each shape in windows 0 .. w
+        self._step_ends: list[int] = []  # whole steps in windows 0 .. w
         self._counts_file = counts_folder / f"{self.key()}.npy" if counts_folder else None
         if self._counts_file is not None:
-            self._ends = _read_ends(self._counts_file)
+            self._ends = _read_ends(self._counts_file, len(config.shapes))
+            num_rows = [shape.num_rows for shape in config.shapes]
+            self._step_ends = (np.array(self._ends, np.int64).reshape(-1, len(num_rows)) // num_rows).sum(1).tolist()
         self._num_saved = len(self._ends)
 
     def key(self) -> str:
-        """Hash of all that the rows depend on."""
-        digest = hashlib.blake2b(repr((self.config.row_tokens, self.config.row_supervised)).encode(), digest_size=16)
+        """Hash of all that the rows of a window depend on."""
+        digest = hashlib.blake2b(digest_size=16)
+        for shape in self.config.shapes:
+            digest.update(repr((shape.tokens, shape.supervised)).encode())
         digest.update(repr((self.config.window, self.config.seed)).encode())
         for task in self.tasks:
             digest.update(repr((task.name, float(task.rate), len(task.lengths))).encode())
             digest.update(np.ascontiguousarray(task.lengths, np.int32).tobytes())
         return digest.hexdigest()
 
-    def rows(self, step: int) -> list[Row]:
-        """The num_rows rows of a step (of all hosts), the same whether asked in order or at once."""
-        assert step >= 0, step
-        start, stop = step * self.config.num_rows, (step + 1) * self.config.num_rows
+    def shape(self, step: int) -> RowShape:
+        """The shape of the rows of a step."""
         with self._lock:
-            while not self._ends or self._ends[-1] < stop:
-                self._pack_window(len(self._ends))
-            self._save_counts(force=False)
+            return self.config.shapes[self._locate(step)[0]]
+
+    def shapes(self) -> tuple[RowShape, ...]:
+        """The shapes that steps can have: those that some example needs."""
+        lengths = np.concatenate([task.lengths for task in self.tasks])
+        needed = needed_shapes(lengths[:, 0], lengths[:, 1], self.config.shapes)
+        return tuple(self.config.shapes[index] for index in np.unique(needed).tolist())
+
+    def rows(self, step: int) -> list[Row]:
+        """The rows of a step (of all hosts), as many as `shape(step)` says, the same whether asked in order or not."""
+        with self._lock:
+            index, number = self._locate(step)
+            num_rows = self.config.shapes[index].num_rows
+            start, stop = number * num_rows, (number + 1) * num_rows
             rows: list[Row] = []
-            window = bisect_right(self._ends, start)
+            window = self._window_of(index, start)
             while start < stop:
-                first = self._ends[window - 1] if window else 0
-                rows += self._window_rows(window)[start - first : stop - first]
-                start = min(stop, self._ends[window])
+                first, end = self._rows_until(window)[index], self._ends[window][index]
+                rows += self._window_rows(window, index)[start - first : stop - first]
+                start = min(stop, end)
                 window += 1
+        assert len(rows) == num_rows, (step, len(rows))
         return rows
 
     def draws(self, num_examples: int) -> np.ndarray:
@@ -176,18 +165,21 @@ class BatchPlan:
     def examples_until(self, step: int) -> int:
         """About how many examples the steps before `step` hold: whole windows, and the share of the last one."""
         with self._lock:
-            self.rows(step)
-            start = step * self.config.num_rows
-            window = bisect_right(self._ends, start)
-            first = self._ends[window - 1] if window else 0
-            return round(self.config.window * (window + (start - first) / (self._ends[window] - first)))
+            self._locate(step)
+            window = bisect_right(self._step_ends, step)
+            first = self._step_ends[window - 1] if window else 0
+            return round(self.config.window * (window + (step - first) / (self._step_ends[window] - first)))
 
     def fill(self, num_windows: int = 1) -> float:
         """Share of the row positions of the first windows that hold a token."""
+        tokens = positions = 0
         with self._lock:
-            rows = [row for window in range(num_windows) for row in self._window_rows(window)]
-        tokens = sum(int(self.tasks[task].lengths[example, 0]) for row in rows for task, example in row)
-        return tokens / (len(rows) * self.config.row_tokens)
+            for window in range(num_windows):
+                for index, shape in enumerate(self.config.shapes):
+                    rows = self._window_rows(window, index)
+                    tokens += sum(int(self.tasks[task].lengths[example, 0]) for row in rows for task, example in row)
+                    positions += len(rows) * shape.tokens
+        return tokens / positions
 
     def save_counts(self) -> None:
         """Writes the row counts known so far to counts_folder, if there is one."""
@@ -199,16 +191,51 @@ class BatchPlan:
         if self._counts_file is None or not new or (new < _SAVE_EVERY and not force):
             return
         self._counts_file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._counts_file.with_name(f"{self._counts_file.name}.{os.getpid()}.tmp")
+        temporary = self._counts_file.with_name(f"{self._counts_file.name}.{uuid.uuid4().hex}.tmp")  # hosts share it
         with temporary.open("wb") as file:
             np.save(file, np.array(self._ends, np.int64))
         temporary.replace(self._counts_file)
         self._num_saved = len(self._ends)
 
-    def _window_rows(self, window: int) -> list[Row]:
-        if window not in self._windows:
+    # --- steps to windows: a step is (shape, number of the step among those of its shape) ---
+
+    def _locate(self, step: int) -> tuple[int, int]:
+        """Shape and number of a step; packs the windows until it that have never been packed."""
+        assert step >= 0, step
+        if not self._step_ends or self._step_ends[-1] <= step:
+            done = self._step_ends[-1] if self._step_ends else 0
+            with tqdm(
+                desc="batch plan", total=step + 1, initial=done, unit="step", delay=2.0, leave=False, file=sys.stderr
+            ) as bar:
+                while not self._step_ends or self._step_ends[-1] <= step:
+                    self._pack_window(len(self._ends))
+                    bar.update(min(self._step_ends[-1], step + 1) - bar.n)
+            self._save_counts(force=False)
+        window = bisect_right(self._step_ends, step)
+        before, place = self._steps_until(window), step - (self._step_ends[window - 1] if window else 0)
+        counts = np.subtract(self._steps_until(window + 1), before)
+        shapes = np.repeat(np.arange(len(counts)), counts)
+        shapes = shapes[_Random(f"steps/{self.config.seed}/{window}").permutation(len(shapes))][: place + 1]
+        index = int(shapes[-1])
+        return index, before[index] + int((shapes[:-1] == index).sum())
+
+    def _rows_until(self, window: int) -> list[int]:
+        """Rows of each shape in the windows before this one."""
+        return self._ends[window - 1] if window else [0] * len(self.config.shapes)
+
+    def _steps_until(self, window: int) -> list[int]:
+        """Steps of each shape that the windows before this one give."""
+        rows = self._rows_until(window)
+        return [have // shape.num_rows for have, shape in zip(rows, self.config.shapes, strict=True)]
+
+    def _window_of(self, index: int, row: int) -> int:
+        """The window that holds this row of the stream of a shape."""
+        return bisect_right(self._ends, row, key=itemgetter(index))
+
+    def _window_rows(self, window: int, index: int) -> list[Row]:
+        if (window, index) not in self._rows:
             self._pack_window(window)
-        return self._windows[window]
+        return self._rows[window, index]
 
     def _pack_window(self, window: int) -> None:
         """Draws and packs a window; its rows are shuffled, since packing puts long examples first."""
@@ -216,14 +243,29 @@ class BatchPlan:
         rng = _Random(f"window/{self.config.seed}/{window}")
         shuffled = rng.permutation(len(tasks))  # so that equal lengths do not stay sorted by task
         tasks, examples, lengths = tasks[shuffled], examples[shuffled], lengths[shuffled]
-        packed = pack(lengths[:, 0], lengths[:, 1], self.config.row_tokens, self.config.row_supervised)
+        packed = pack(lengths[:, 0], lengths[:, 1], self.config.shapes)
         documents = list(zip(tasks.tolist(), examples.tolist(), strict=True))
-        rows = [tuple(documents[item] for item in packed[index]) for index in rng.permutation(len(packed)).tolist()]
+        for index, rows in enumerate(packed):
+            order = rng.permutation(len(rows)).tolist()
+            self._rows[window, index] = [tuple(documents[item] for item in rows[row]) for row in order]
         if window == len(self._ends):
-            self._ends.append((self._ends[-1] if self._ends else 0) + len(rows))
-        self._windows[window] = rows
-        while len(self._windows) > 3:
-            del self._windows[next(iter(self._windows))]
+            before = self._rows_until(window)
+            self._ends.append([first + len(rows) for first, rows in zip(before, packed, strict=True)])
+            self._step_ends.append(sum(self._steps_until(window + 1)))
+        self._forget(window)
+
+    def _forget(self, window: int) -> None:
+        """Keeps what the steps of this window, of the one before (for threads that are behind) and the next need."""
+        given = self._steps_until(max(0, window - 1))
+        oldest = [
+            self._window_of(index, number * shape.num_rows)
+            for index, (number, shape) in enumerate(zip(given, self.config.shapes, strict=True))
+        ]
+        self._rows = {
+            (own, index): rows
+            for (own, index), rows in self._rows.items()
+            if min(oldest[index], window) <= own <= window + 1
+        }
 
     def _draw(self, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Task, example and lengths of the window's examples, in order of task."""
@@ -265,13 +307,13 @@ class _Random:
         return np.argsort(np.asarray(self._bits.random_raw(size)), kind="stable")
 
 
-def _check_task(task: TaskSize, config: PlanConfig) -> None:
+def _check_task(task: TaskSize, longest: RowShape) -> None:
     lengths = task.lengths
     if not len(lengths):
         raise UserError(f"batch plan: task {task.name} has no example (leave it out of the mixture)")
     if not task.rate > 0:
         raise UserError(f"batch plan: task {task.name} has rate {task.rate} (rates must be above 0)")
-    for column, limit, what in ((0, config.row_tokens, "tokens"), (1, config.row_supervised, "supervised positions")):
+    for column, limit, what in ((0, longest.tokens, "tokens"), (1, longest.supervised, "supervised positions")):
         worst = int(np.argmax(lengths[:, column]))
         if lengths[worst, column] > limit:
             raise UserError(
@@ -282,9 +324,9 @@ def _check_task(task: TaskSize, config: PlanConfig) -> None:
     assert lengths[:, 1].min() >= 0, task.name
 
 
-def _read_ends(counts_file: Path) -> list[int]:
+def _read_ends(counts_file: Path, num_shapes: int) -> list[list[int]]:
     """Stored prefix sums; nothing when there is no file or it cannot be read."""
     try:
-        return np.load(counts_file).tolist()
+        return np.load(counts_file).reshape(-1, num_shapes).tolist()
     except (OSError, ValueError, EOFError):
         return []

@@ -85,7 +85,7 @@ _PARAPHRASE = ("different_meaning", "paraphrase")
 _DIFFERENT = {"different_meaning": "different meaning"}
 _ANLI = {"e": "entailment", "n": "neutral", "c": "contradiction"}
 _CONLL_TAGS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC")
-_ENTITIES = {"PER": "person", "ORG": "organization", "LOC": "location", "MISC": "miscellaneous"}
+_ENTITIES = {"PER": "person", "ORG": "organization", "LOC": "location"}
 _ENTITIES_ZH = {"PER": "人名", "ORG": "组织机构", "LOC": "地点"}
 _TREC = ("DESC", "ENTY", "ABBR", "HUM", "NUM", "LOC")
 _TREC_WORDS = ("description", "entity", "abbreviation", "person", "number", "location")
@@ -153,7 +153,7 @@ ROWS = (
     Row("paws_x_wiki/zh", "NLI", _two_sentences, _PARAPHRASE, _ALL, "zh",
         {"different_meaning": "意思不同", "paraphrase": "意思相同"}),
     Row("conll2003/conll2003", "NER", tagged("tokens", "ner", _CONLL_TAGS), span_labels(_CONLL_TAGS),
-        _splits("train", "test", validation="dev"), descriptions=_ENTITIES),
+        _splits("train", "test", validation="dev"), descriptions={**_ENTITIES, "MISC": "miscellaneous"}),
     Row("wikiann/en", "NER", tagged("tokens", "tags", _CONLL_TAGS[:7]), ("PER", "ORG", "LOC"), _ALL,
         descriptions=_ENTITIES),
     Row("wikiann/zh", "NER", tagged("tokens", "tags", _CONLL_TAGS[:7]), ("PER", "ORG", "LOC"), _ALL, "zh",
@@ -312,15 +312,23 @@ def shards(folder: Path, split: str) -> list[Path]:
 def _read_shard(path: Path) -> Iterable[bytes]:
     kind = path.name.rsplit("-", 3)[0].rsplit(".", 1)[-1]  # glue-train.tfrecord-00000-of-00001
     if kind == "array_record":
-        reader = ArrayRecordReader(os.fspath(path))
-        try:
-            yield from reader.read_all()
-        finally:
-            reader.close()
+        yield from _read_array_record(path)
     elif kind == "tfrecord":
         yield from _read_tfrecord(path)
     else:
         raise RecordError(f"is of format {kind}", file=path, remedy="build it with --file_format=array_record")
+
+
+def _read_array_record(path: Path) -> Iterable[bytes]:
+    try:
+        reader = ArrayRecordReader(os.fspath(path))
+        try:
+            examples: list[bytes] = reader.read_all()
+        finally:
+            reader.close()
+    except (RuntimeError, IndexError) as error:
+        raise RecordError(f"cannot be read: {error or 'no ArrayRecord'}", file=path, remedy=_AGAIN) from None
+    return examples
 
 
 def _read_tfrecord(path: Path) -> Iterator[bytes]:

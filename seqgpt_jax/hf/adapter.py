@@ -8,8 +8,6 @@ Shapes: R rank, I inputs, O outputs of the checkpoint's matrix.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from flax import nnx
 
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.hf.architectures import architecture_of
-from seqgpt_jax.hf.directories import check_replaceable, replace_directory
+from seqgpt_jax.hf.directories import check_replaceable, new_directory
 from seqgpt_jax.hf.files import save_safetensors, write_json
 from seqgpt_jax.hf.tables import Entry, ParamPath
 from seqgpt_jax.models.decoder import Decoder
@@ -48,15 +46,9 @@ def export_adapter(model: Decoder, base_model: str, out_dir: Path) -> Path:
                 tensors[f"base_model.model.{module}.lora_A.weight"] = np.ascontiguousarray(factors[0])
                 tensors[f"base_model.model.{module}.lora_B.weight"] = np.ascontiguousarray(factors[1])
                 ranks[module.rsplit(".", 1)[-1]] = len(factors[0])
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
-    try:
-        temporary.chmod(0o755)
-        save_safetensors(tensors, temporary / ADAPTER_WEIGHTS)
-        write_json(temporary / ADAPTER_CONFIG, _config(lora, ranks, base_model))
-        replace_directory(temporary, out_dir)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with new_directory(out_dir) as folder:
+        save_safetensors(tensors, folder / ADAPTER_WEIGHTS)
+        write_json(folder / ADAPTER_CONFIG, _config(lora, ranks, base_model))
     return out_dir
 
 

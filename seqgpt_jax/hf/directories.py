@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -171,10 +172,12 @@ def export_model(
     model_card: ModelCard | None = None,
     dtype: str = "float32",
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    more_files: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes a directory that AutoModelForCausalLM and AutoTokenizer load, and returns it. A LoRA is merged.
 
-    Weights beyond max_shard_bytes are split over files; the tensors of one are in memory at a time. Everything is
+    Weights beyond max_shard_bytes are split over files; the tensors of one are in memory at a time. more_files: name ->
+    text of whatever else is to lie there. Everything is
     written beside out_dir and renamed at the end, so that a directory that exists is complete. An earlier export there
     is replaced; UserError if out_dir is anything else that is not empty, and for a dtype that cannot hold the weights.
     """
@@ -196,20 +199,16 @@ def export_model(
         "torch_dtype": dtype,  # the name that transformers had before version 5
     }
     card = render_card(model_card or ModelCard(), hf_config, params)
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
-    try:
-        temporary.chmod(0o755)
+    with new_directory(out_dir) as folder:
         tensors = {tensor.name: tensor for tensor in _hf_tensors(config, params)}
         num_bytes = {name: math.prod(tensor.entry.shape) * DTYPES[dtype].itemsize for name, tensor in tensors.items()}
-        save_weights(temporary, num_bytes, lambda name: tensors[name].gather(dtype), max_shard_bytes)
-        write_json(temporary / CONFIG, hf_config)
-        write_json(temporary / "generation_config.json", _generation_config(vocabulary))
-        vocabulary.save(temporary)
-        (temporary / "README.md").write_text(card, "utf-8")
-        replace_directory(temporary, out_dir)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        save_weights(folder, num_bytes, lambda name: tensors[name].gather(dtype), max_shard_bytes)
+        write_json(folder / CONFIG, hf_config)
+        write_json(folder / "generation_config.json", _generation_config(vocabulary))
+        vocabulary.save(folder)
+        (folder / "README.md").write_text(card, "utf-8")
+        for name, text in (more_files or {}).items():
+            (folder / name).write_text(text, "utf-8")
     return out_dir
 
 
@@ -274,15 +273,20 @@ def check_replaceable(out_dir: Path, file: str | None = None) -> None:
         raise UserError(f"{out_dir} is not empty and holds no exported model (give a new or an empty directory)")
 
 
-def replace_directory(new: Path, out_dir: Path) -> None:
-    """Puts the whole directory `new` in the place of out_dir."""
-    if out_dir.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.old.", dir=out_dir.parent))
-        out_dir.rename(old / out_dir.name)
-        new.rename(out_dir)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        new.rename(out_dir)
+@contextlib.contextmanager
+def new_directory(out_dir: Path) -> Iterator[Path]:
+    """An empty directory beside out_dir to write into, which takes its place when the block ends without an error."""
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
+    written, old = temporary / "new", temporary / "old"
+    try:
+        written.mkdir()
+        yield written
+        if out_dir.exists():
+            out_dir.rename(old)
+        written.rename(out_dir)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _token_ids(vocabulary: Vocabulary) -> dict[str, int | None]:

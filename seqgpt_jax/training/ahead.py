@@ -14,24 +14,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 
-from seqgpt_jax.data.loader import Batch
+from seqgpt_jax.data.packing import RowShape
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.architectures import make_model
 from seqgpt_jax.models.decoder import DecoderConfig, embedding_rows
 from seqgpt_jax.models.flops import train_flops
 from seqgpt_jax.models.presets import get_preset
-from seqgpt_jax.recipe import DataSettings, Recipe, Stage
+from seqgpt_jax.recipe import Recipe, Stage
 from seqgpt_jax.training.chips import Chip, Topology, topology_devices
 from seqgpt_jax.training.flops import traced_flops
 from seqgpt_jax.training.hlo import Collective, find_collectives, memory_traffic, parse_program
 from seqgpt_jax.training.optimizers import make_optimizer
-from seqgpt_jax.training.partitioning import ModelSkeleton, batch_sharding, check_rows, make_mesh, make_skeleton
-from seqgpt_jax.training.step import TrainState, abstract_state, make_train_step, state_shardings
+from seqgpt_jax.training.partitioning import ModelSkeleton, check_rows, make_mesh, make_skeleton
+from seqgpt_jax.training.step import TrainState, abstract_batch, abstract_state, make_train_step, state_shardings
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ class Plan:
     topology: Topology
     mesh: dict[str, int]
     stage: Stage
-    data: DataSettings
+    shape: RowShape  # the longest rows, whose step needs the most memory and time
     config: DecoderConfig
     num_parameters: int
     parameters: tuple[Parameter, ...]
@@ -117,20 +115,22 @@ class Plan:
 
 
 def make_plan(recipe: Recipe, topology: Topology, stage_name: str | None = None) -> Plan:
-    """Compiles the step of a stage (default: the first) for the topology.
+    """Compiles the step of a stage (default: the first) for the topology, on rows of the longest length.
 
     Raises UserError where the mesh does not divide the devices, or the rows the mesh. A model that does not fit is
     no error: memory.fits says so.
     """
     stage = _find_stage(recipe, stage_name)
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.fsdp, recipe.mesh.tensor, topology_devices(topology))
-    check_rows(recipe.data.rows_per_step, mesh, stage.num_microbatches)
+    for each in recipe.data.row_shapes:
+        check_rows(each.num_rows, mesh, stage.num_microbatches)
+    shape = recipe.data.row_shapes[-1]
     config = planned_config(recipe, topology)
     begin = time.perf_counter()
     skeleton = make_skeleton(lambda: make_model(config, rngs=nnx.Rngs(0)))
     optimizer = make_optimizer(stage.optimizer, stage.steps, skeleton)
     shardings = state_shardings(skeleton, optimizer, mesh)
-    arguments = (abstract_state(skeleton, optimizer, shardings), abstract_batch(recipe.data, mesh))
+    arguments = (abstract_state(skeleton, optimizer, shardings), abstract_batch(shape, mesh))
     traced = make_train_step(skeleton, optimizer, mesh, shardings, stage.num_microbatches, recipe.loss).trace(
         *arguments
     )
@@ -139,25 +139,20 @@ def make_plan(recipe: Recipe, topology: Topology, stage_name: str | None = None)
     compiled, failure = _compile(lowered)
     end, end_cpu = time.perf_counter(), time.process_time()
     memory = _memory_of(compiled, failure, _bytes_per_device(arguments), topology.chip)
-    data = recipe.data
-    needed = train_flops(
-        config,
-        data.rows_per_step * data.row_tokens,
-        data.rows_per_step * data.row_supervised,
-        data.row_tokens,
-    )
+    num_tokens = shape.num_rows * shape.tokens
+    needed = train_flops(config, num_tokens, shape.num_rows * shape.supervised, shape.tokens)
     work = _work_of(compiled, needed, traced_flops(traced.jaxpr))
     return Plan(
         topology=topology,
         mesh=dict(mesh.shape),
         stage=stage,
-        data=data,
+        shape=shape,
         config=config,
         num_parameters=skeleton.num_parameters(),
         parameters=_parameters_of(skeleton, shardings),
         memory=memory,
         work=work,
-        step_time=_step_time(work, topology, data.rows_per_step * data.row_tokens),
+        step_time=_step_time(work, topology, num_tokens),
         trace_seconds=middle - begin,
         compile_seconds=end - middle,
         compile_cpu_seconds=end_cpu - middle_cpu,
@@ -182,17 +177,6 @@ def planned_config(recipe: Recipe, topology: Topology) -> DecoderConfig:
     if topology.chip and config.layer_loop == "auto":  # the model would ask this process, which runs on the CPU
         config = dataclasses.replace(config, layer_loop="scan")
     return config
-
-
-def abstract_batch(data: DataSettings, mesh: Mesh) -> Batch:
-    """The shapes of a step's batch and where its rows lie."""
-    sharding = batch_sharding(mesh)
-
-    def rows(width: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((data.rows_per_step, width), dtype, sharding=sharding)
-
-    tokens, supervised = data.row_tokens, data.row_supervised
-    return Batch(rows(tokens), rows(tokens), rows(tokens), rows(supervised), rows(supervised), rows(supervised, bool))
 
 
 def _parameters_of(skeleton: ModelSkeleton, shardings: TrainState) -> tuple[Parameter, ...]:

@@ -22,9 +22,9 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         "stage": plan.stage.name,
         "optimizer": plan.stage.optimizer.name,
         "num_microbatches": plan.stage.num_microbatches,
-        "rows_per_step": plan.data.rows_per_step,
-        "row_tokens": plan.data.row_tokens,
-        "row_supervised": plan.data.row_supervised,
+        "rows_per_step": plan.shape.num_rows,
+        "row_tokens": plan.shape.tokens,
+        "row_supervised": plan.shape.supervised,
         "model": dataclasses.asdict(plan.config),
         "num_parameters": plan.num_parameters,
         "parameters": [dataclasses.asdict(parameter) for parameter in plan.parameters],
@@ -71,15 +71,15 @@ def _by_kind(work: Work) -> dict[str, dict[str, float]] | None:
 
 def plan_to_text(plan: Plan) -> str:
     """The same in words and tables."""
-    config, data = plan.config, plan.data
+    config, shape = plan.config, plan.shape
     mesh = " ".join(f"{axis}={size}" for axis, size in plan.mesh.items())
     parts = [
         f"{plan.topology.name}: {plan.topology.num_devices} devices, mesh {mesh}",
         f"{plan.num_parameters:,} parameters in {config.param_dtype}, computed in {config.compute_dtype}; "
         f"{config.num_layers} layers, width {config.width}, {config.num_heads} heads, "
         f"vocabulary {config.vocab_size:,}; remat {config.remat}, attention {config.attention}",
-        f"stage {plan.stage.name}: {data.rows_per_step} rows of {data.row_tokens} tokens a step, "
-        f"{data.row_supervised} of them supervised; microbatches {plan.stage.num_microbatches}; "
+        f"stage {plan.stage.name}: {shape.num_rows} rows of {shape.tokens} tokens a step, "
+        f"{shape.supervised} of them supervised; microbatches {plan.stage.num_microbatches}; "
         f"optimiser {plan.stage.optimizer.name}",
         "",
         *_parameter_lines(plan),

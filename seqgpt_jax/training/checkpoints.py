@@ -120,19 +120,25 @@ def saved_stages(run_dir: Path) -> list[StageInfo]:
     return sorted(found, key=lambda info: info.index)
 
 
+def newest_stage(run_dir: Path) -> StageInfo:
+    """The last stage of a run that has a checkpoint; UserError where none has."""
+    stages = saved_stages(run_dir)
+    if not stages:
+        raise UserError(f"{run_dir}: no checkpoint in it (give the directory that `seqgpt train` wrote)")
+    return stages[-1]
+
+
 def load_run(run_dir: Path) -> tuple[Decoder, Vocabulary]:
     """The model and tokenizer of a run, from the newest checkpoint of its last stage. Parameters lie on one device.
 
     Raises UserError where there is no checkpoint.
     """
-    stages = saved_stages(run_dir)
-    if not stages:
-        raise UserError(f"{run_dir}: no checkpoint in it (give the directory that `seqgpt train` wrote)")
-    config = stages[-1].model
+    stage = newest_stage(run_dir)
+    config = stage.model
     skeleton = make_skeleton(lambda: make_model(config, rngs=nnx.Rngs(0)))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), skeleton.shapes)
-    params = restore_params(checkpoint_folder(run_dir, stages[-1].name), abstract)
+    params = restore_params(checkpoint_folder(run_dir, stage.name), abstract)
     return skeleton.merge(params), Vocabulary.from_pretrained(run_dir / "tokenizer")
 
 

@@ -52,6 +52,7 @@ from seqgpt_jax.training.start import StartingPoint, cache_spec, prepare_start
 from seqgpt_jax.training.step import (
     StepMetrics,
     TrainState,
+    abstract_batch,
     abstract_state,
     init_params,
     init_state,
@@ -133,14 +134,15 @@ def train(
 
 
 def _make_mesh(recipe: Recipe) -> Mesh:
-    settings, num_rows = recipe.mesh, recipe.data.rows_per_step
+    settings, num_rows = recipe.mesh, [shape.num_rows for shape in recipe.data.row_shapes]
     devices = None
     if settings.data == -1:
         parts = math.lcm(*(stage.num_microbatches for stage in recipe.stages))
-        devices = devices_for_rows(num_rows, settings.fsdp, settings.tensor, parts)
+        devices = devices_for_rows(math.gcd(*num_rows), settings.fsdp, settings.tensor, parts)
     mesh = make_mesh(settings.data, settings.fsdp, settings.tensor, devices)
     for stage in recipe.stages:
-        check_rows(num_rows, mesh, stage.num_microbatches)
+        for each in num_rows:
+            check_rows(each, mesh, stage.num_microbatches)
     return mesh
 
 
@@ -188,8 +190,8 @@ def make_loader(sources: Sequence[SizedSource], recipe: Recipe, stage: Stage) ->
     rates = mixing_rates(sizes, stage.rate_cap, stage.temperature, stage.weights)
     tasks = [TaskSize(source.name, source.lengths, rates[source.name]) for source in sources]
     config = PlanConfig(data.rows_per_step, data.row_tokens, data.row_supervised, data.window, recipe.seed)
-    counts_folder = data.cache_path() / "plans" if jax.process_index() == 0 else None
-    return Loader(BatchPlan(tasks, config, counts_folder), sources, jax.process_index(), jax.process_count())
+    plan = BatchPlan(tasks, config, data.cache_path() / "plans")
+    return Loader(plan, sources, jax.process_index(), jax.process_count())
 
 
 def _first_state(
@@ -242,7 +244,7 @@ def run_steps(
     """
     batches = loader.batches(done, num_steps)
     batch, waited = _timed_next(batches, mesh)
-    step = step.lower(state, batch).compile()
+    compiled = {shape.tokens: step.lower(state, abstract_batch(shape, mesh)).compile() for shape in loader.shapes()}
     pending: StepMetrics | None = None
     num_bad, last_read, waited = 0, time.perf_counter(), 0.0
 
@@ -264,7 +266,7 @@ def run_steps(
     waits = {done + 1: waited}
     with watch.deferred():
         for number in range(done + 1, num_steps + 1):
-            state, metrics = step(state, batch)
+            state, metrics = compiled[batch.tokens_BT.shape[1]](state, batch)
             if pending is not None:
                 settle(number - 1)
             pending = metrics

@@ -19,6 +19,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from seqgpt_jax.data.loader import Batch
+from seqgpt_jax.data.packing import RowShape
 from seqgpt_jax.models.loss import DEFAULT_LOSS, LossConfig, LossSums, answer_loss
 from seqgpt_jax.training.optimizers import Optimizer
 from seqgpt_jax.training.partitioning import (
@@ -71,6 +72,17 @@ def abstract_state(skeleton: ModelSkeleton, optimizer: Optimizer, shardings: Tra
     )
 
 
+def abstract_batch(shape: RowShape, mesh: Mesh) -> Batch:
+    """Shapes, dtypes and shardings of a step's batch (of all hosts)."""
+    sharding = batch_sharding(mesh)
+
+    def rows(width: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((shape.num_rows, width), dtype, sharding=sharding)
+
+    tokens, supervised = shape.tokens, shape.supervised
+    return Batch(rows(tokens), rows(tokens), rows(tokens), rows(supervised), rows(supervised), rows(supervised, bool))
+
+
 def init_params(
     make_model: Callable[[], Any], skeleton: ModelSkeleton, mesh: Mesh, pretrained: Params | None = None
 ) -> Params:
@@ -105,7 +117,10 @@ def make_train_step(
     num_microbatches: int = 1,
     loss: LossConfig = DEFAULT_LOSS,
 ) -> Any:
-    """The jitted step (state, batch) -> (state, metrics); the state given is consumed (its buffers are reused)."""
+    """The jitted step (state, batch) -> (state, metrics); the state given is consumed (its buffers are reused).
+
+    It is compiled once for each shape of batch.
+    """
     rows = batch_sharding(mesh)
     loss_sums = functools.partial(
         answer_loss,

@@ -1,4 +1,4 @@
-"""The catalogue: what a name finds, what may be read, and what a fingerprint notices."""
+"""A dataset: what may be read of a folder or the generator, and what a fingerprint notices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from seqgpt_jax.data.datasets import (
     generated_records,
     sample_records,
 )
-from seqgpt_jax.data.mixtures import find_folder_datasets, mixture_names, resolve_mixture
+from seqgpt_jax.data.mixtures import find_folder_datasets, resolve_mixture
 from seqgpt_jax.errors import RecordError, UserError
 from tests.tiny_data import write_data
 
@@ -30,73 +30,6 @@ def root(tmp_path: Path) -> Path:
 
 def names(datasets: list[Dataset]) -> list[str]:
     return [dataset.meta.name for dataset in datasets]
-
-
-# --- mixtures --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("mixture", "expected"),
-    [
-        ("held_in", ["tiny_ner", "tiny_topics", "tiny_ee", "tiny_re", "tiny_mrc"]),
-        ("held_in_zh", ["tiny_re", "tiny_mrc"]),
-        ("held_in_ner", ["tiny_ner"]),
-        ("held_in_zh_mrc_se", ["tiny_mrc"]),
-        ("held_out", ["tiny_out"]),
-        ("tiny_ee", ["tiny_ee"]),
-    ],
-)
-def test_names_of_real_mixtures(root: Path, mixture: str, expected: list[str]) -> None:
-    assert names(resolve_mixture(mixture, root)) == expected
-
-
-def test_data_dir_comes_from_the_environment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEQGPT_DATA_DIR", str(root))
-    assert len(resolve_mixture("held_in")) == 5
-    monkeypatch.delenv("SEQGPT_DATA_DIR")
-    with pytest.raises(UserError, match="set SEQGPT_DATA_DIR"):
-        resolve_mixture("held_in")
-
-
-def test_names_of_generated_mixtures() -> None:
-    assert names(resolve_mixture("mini_real_zh_ner")) == ["mini_real_zh_ner"]
-    assert len(resolve_mixture("mini_real")) == 22
-    assert {dataset.meta.task for dataset in resolve_mixture("mini_real_mrc_se")} == {"MRC-SE"}
-    held_out = resolve_mixture("mini_held_out_en_ner")
-    assert len(held_out) == 4 and all(dataset.held_out for dataset in held_out)
-    one = held_out[0].meta.name
-    assert names(resolve_mixture(one)) == [one]
-
-
-def test_mixture_names_are_those_that_resolve(root: Path) -> None:
-    found = mixture_names("held_in", root)
-    assert "held_in_zh_re" in found and "held_in_zh_ner" not in found
-    for name in found:
-        assert resolve_mixture(name, root)
-
-
-@pytest.mark.parametrize(
-    ("mixture", "close"),
-    [
-        ("held_inn", "held_in"),
-        ("held_in_en_mrcse", "held_in_en_mrc_se"),
-        ("tiny_nr", "tiny_ner"),
-        ("minireal", "mini_real"),
-    ],
-)
-def test_unknown_mixtures_name_close_ones(root: Path, mixture: str, close: str) -> None:
-    with pytest.raises(UserError, match=close):
-        resolve_mixture(mixture, root)
-
-
-def test_empty_part_and_missing_files_are_user_errors(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="held_in_sf' is empty"):
-        resolve_mixture("held_in_sf", root)
-    with pytest.raises(UserError, match=r"no partitions\.json"):
-        resolve_mixture("held_in", tmp_path)
-    (root / "partitions.json").write_text("{")
-    with pytest.raises(RecordError, match=r"partitions\.json"):
-        resolve_mixture("held_in", root)
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
@@ -149,34 +82,6 @@ def test_relations_and_events_learn_their_schema_from_the_records(root: Path) ->
     assert relations.meta.pair_types == {("人物", "机构")}
     assert events.meta.event_schema == {"acquire": ("buyer", "time"), "open": ("thing",)}
     assert next(events.records("test")).kind == "event"
-
-
-# --- held out --------------------------------------------------------------------------------------------------------
-
-
-def test_training_data_of_a_held_out_dataset_cannot_be_read(root: Path, tmp_path: Path) -> None:
-    link = tmp_path / "mine"
-    link.symlink_to(root / "en" / "tiny_out")
-    for dataset in (
-        resolve_mixture("held_out", root)[0],
-        resolve_mixture("tiny_out", root)[0],
-        find_folder_datasets(root / "en" / "tiny_out")[0],
-        find_folder_datasets(link)[0],
-        resolve_mixture("mini_held_out")[0],
-    ):
-        assert "train" not in dataset.splits and "test" in dataset.splits
-        with pytest.raises(UserError, match="is held out"):
-            dataset.records("train")
-        assert next(dataset.records("test"))
-
-
-def test_real_partitions(data_dir: Path) -> None:
-    held_in, held_out = resolve_mixture("held_in", data_dir), resolve_mixture("held_out", data_dir)
-    assert (len(held_in), len(held_out)) == (100, 37)
-    assert not set(names(held_in)) & set(names(held_out))
-    assert {dataset.meta.task for dataset in held_in} == {dataset.meta.task for dataset in held_out}
-    chemprot = resolve_mixture("chemprot", data_dir)[0]
-    assert chemprot.meta.pair_types == {("chemical", "gene or protein")}
 
 
 # --- fingerprints and samples ----------------------------------------------------------------------------------------

@@ -9,10 +9,13 @@ import sys
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from seqgpt_jax.data.loader import Batch, Loader, make_batch
-from seqgpt_jax.data.plan import BatchPlan, PlanConfig
+from seqgpt_jax.data.plan import BatchPlan, PlanConfig, TaskSize
 from seqgpt_jax.errors import UserError
+from tests.data.plans import mixtures_and_configs
 from tests.training.toy import ToyExample, ToySource
 
 
@@ -63,12 +66,40 @@ def test_documents_come_out_as_they_went_in() -> None:
             )
 
 
-@pytest.mark.parametrize("num_processes", [1, 2, 4, 8])
-def test_hosts_have_disjoint_rows_that_are_the_whole_step(num_processes: int) -> None:
-    whole = toy_loader().batch(3)
-    parts = [toy_loader(index, num_processes).batch(3) for index in range(num_processes)]
-    together = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
-    jax.tree.map(np.testing.assert_array_equal, together, whole)
+class Numbered:
+    """Examples whose every token says which example of which task it is."""
+
+    def __init__(self, number: int, task: TaskSize) -> None:
+        self.examples = [
+            ToyExample(np.full(tokens, 1000 * number + index, np.int32), int(tokens - supervised))
+            for index, (tokens, supervised) in enumerate(task.lengths.tolist())
+        ]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> ToyExample:
+        return self.examples[index]
+
+
+@settings(max_examples=25)
+@given(mixtures_and_configs(hosts=8), st.sampled_from((1, 2, 4, 8)), st.integers(0, 6))
+def test_hosts_have_disjoint_rows_that_are_the_whole_step(
+    mixture_and_config: tuple[list[TaskSize], PlanConfig], num_processes: int, step: int
+) -> None:
+    tasks, config = mixture_and_config
+    sources = [Numbered(number, task) for number, task in enumerate(tasks)]
+    rows = BatchPlan(tasks, config).rows(step)
+    parts = [
+        Loader(BatchPlan(tasks, config), sources, host, num_processes).batch(step) for host in range(num_processes)
+    ]
+    assert {len(part.tokens_BT) for part in parts} == {len(rows) // num_processes}
+    found = []
+    for part in parts:
+        for tokens_T, segments_T in zip(part.tokens_BT, part.segment_ids_BT, strict=True):
+            numbers = [tokens_T[segments_T == segment] for segment in range(1, segments_T.max() + 1)]
+            found.append([(*divmod(int(own[0]), 1000), len(own)) for own in numbers])
+    assert found == [[(task, index, tasks[task].lengths[index, 0]) for task, index in row] for row in rows]
 
 
 def test_background_batches_are_those_of_their_steps() -> None:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from seqgpt_jax.atomic import STEPS, AtomicExample, Source, decompose
-from seqgpt_jax.data.datasets import Dataset, FolderDataset
+from seqgpt_jax.data.datasets import Dataset, FolderDataset, sample_records
 from seqgpt_jax.data.mixtures import resolve_mixture
-from seqgpt_jax.data.questions import STATS, EncodeConfig, ask_record, encode_examples, training_texts
+from seqgpt_jax.data.questions import (
+    STATS,
+    AskContext,
+    EncodeConfig,
+    ask_context,
+    ask_record,
+    encode_examples,
+    training_texts,
+)
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.negatives import AskConfig
+from seqgpt_jax.negatives import AskConfig, LabelPool
 from seqgpt_jax.prompt import SEQGPT_V1
+from seqgpt_jax.records import ClassificationRecord, DatasetMeta, Record
 from seqgpt_jax.vocabulary import Vocabulary, train_tokenizer
 from tests.tiny_data import write_data
 
@@ -62,6 +73,70 @@ def test_steps_divide_the_questions_of_a_record(datasets: list[Dataset]) -> None
     by_step = {step: ask_record(record, dataset, "validation", (step,), AskConfig(), 0) for step in STEPS}
     assert {step for step, questions in by_step.items() if questions} == {"trigger", "event_type", "argument"}
     assert sum(map(len, by_step.values())) == len(decompose(record, dataset.meta, "validation"))
+
+
+class Skewed(Dataset):
+    """90 records about sport, 10 about the weather."""
+
+    held_out = False
+    meta = DatasetMeta("skewed", "CLS", "en", ("sport", "weather", "news"))
+    splits = ("train", "test")
+
+    def records(self, split: str, limit: int | None = None) -> Iterator[Record]:
+        labels = ["sport"] * 90 + ["weather"] * 10
+        yield from [ClassificationRecord(str(i), "CLS", f"text {i}", (label,)) for i, label in enumerate(labels)][
+            :limit
+        ]
+
+    def fingerprint(self, split: str) -> str:
+        return split
+
+
+def asked(split: str, config: AskConfig, seed: int, **sample: int) -> tuple[list[AtomicExample], Counter[str]]:
+    dataset, stats = Skewed(), Counter[str]()
+    context = ask_context(dataset, split, STEPS, config, seed, **sample)
+    records = list(dataset.records(split))
+    random.Random(seed).shuffle(records)  # in whatever order
+    questions = [q for r in records for q in ask_record(r, dataset, split, STEPS, config, seed, context, stats)]
+    return sorted(questions, key=lambda question: int(question.source.record_id)), stats
+
+
+def test_frequent_answers_are_left_out_and_counted() -> None:
+    questions, stats = asked("train", AskConfig(), 0)
+    assert Counter(question.answer for question in questions) == {("sport",): 10, ("weather",): 10}
+    assert stats == {"surplus": 80} and set(stats) <= set(STATS)
+    assert asked("train", AskConfig(), 0) == (questions, stats)
+    again = asked("train", AskConfig(), 1)[0]
+    assert [q.source.record_id for q in again] != [q.source.record_id for q in questions]
+    assert len(asked("train", AskConfig(max_answer_share=0.75), 0)[0]) == 40
+    everything, stats = asked("train", AskConfig(max_answer_share=1), 0)
+    assert len(everything) == 100 and not stats
+    by_id = {question.source.record_id: question for question in everything}
+    assert all(by_id[question.source.record_id] == question for question in questions), "what stays is asked alike"
+
+
+def test_the_balance_is_that_of_the_sample() -> None:
+    dataset, config = Skewed(), AskConfig()
+    context = ask_context(dataset, "train", STEPS, config, 0, limit=40, sample_seed=3)
+    sample = sample_records(dataset, "train", 40, 3)
+    counts = Counter(q.answer for r in sample for q in ask_record(r, dataset, "train", STEPS, config, 0, context))
+    num_weather = sum(record.labels == ("weather",) for record in sample if isinstance(record, ClassificationRecord))
+    assert counts == {("sport",): num_weather, ("weather",): num_weather} and num_weather > 0
+
+
+def test_evaluation_leaves_nothing_out() -> None:
+    questions, stats = asked("test", AskConfig(), 0)
+    assert len(questions) == 100 and not stats
+    assert all(question.labels == Skewed.meta.labels for question in questions)
+    many = replace(Skewed.meta, labels=tuple(f"intent {i}" for i in range(151)))
+    dataset = Skewed()
+    dataset.meta = many  # type: ignore[misc]
+    record = ClassificationRecord("0", "CLS", "x", ("intent 7",))
+    pool = AskContext(LabelPool({}, ("foreign",)))
+    (question,) = ask_record(record, dataset, "test", STEPS, AskConfig(), 0, pool)
+    assert question.labels == many.labels
+    (question,) = ask_record(record, dataset, "train", STEPS, AskConfig(), 0)
+    assert len(question.labels) == 20 and question.answer == ("intent 7",)
 
 
 def test_what_fits_is_encoded_whole(datasets: list[Dataset], vocabulary: Vocabulary) -> None:

@@ -1,4 +1,4 @@
-"""The same logits as transformers from the files that it wrote, and the same bits in the files that it reads."""
+"""Logits and gradients of transformers from the files that it wrote, and the same bits in the files that it reads."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from seqgpt_jax import hf
+from seqgpt_jax.data.loader import Batch
+from seqgpt_jax.models.architectures import make_model
+from seqgpt_jax.models.loss import answer_loss
 from seqgpt_jax.vocabulary import Vocabulary, train_tokenizer
 from tests.hf.checkpoints import CASES, TEXTS, random_twin, state_of
 
@@ -73,3 +76,38 @@ def test_logits_and_bits(name: str, vocabulary: Vocabulary, tmp_path: Path) -> N
     back = hf.read_model(out, config)
     for left, right in zip(jax.tree.leaves(nnx.state(model)), jax.tree.leaves(nnx.state(back)), strict=True):
         np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients(name: str, tmp_path: Path) -> None:
+    """Of the mean loss of each row's last tokens: every tensor to 1e-4 of its largest entry."""
+    twin = random_twin(name)
+    twin.save_pretrained(tmp_path)
+    config = hf.read_config(tmp_path)
+    model = hf.read_model(tmp_path, config)
+
+    tokens_BT = np.random.default_rng(1).integers(0, config.vocab_size, (2, LENGTH), dtype=np.int32)
+    labels = torch.tensor(tokens_BT).long()
+    labels[:, :FIRST] = -100
+    twin(torch.tensor(tokens_BT), labels=labels).loss.backward()
+    expected = {path: parameter.grad.numpy() for path, parameter in twin.named_parameters()}
+
+    positions_BT = np.tile(np.arange(LENGTH, dtype=np.int32), (2, 1))
+    targets_BS = tokens_BT[:, FIRST:]
+    batch = Batch(
+        tokens_BT, positions_BT, np.ones_like(tokens_BT), positions_BT[:, FIRST - 1 : -1], targets_BS,
+        np.ones_like(targets_BS, bool),
+    )  # fmt: skip
+
+    def mean_loss(model: nnx.Module) -> jax.Array:
+        sums = answer_loss(model, batch)
+        return sums.loss_sum / sums.num_targets
+
+    as_model = make_model(config, rngs=nnx.Rngs(0))  # gradients go through the same names as weights do
+    nnx.update(as_model, nnx.jit(nnx.grad(mean_loss))(model))
+    found = dict(hf.model_to_hf(as_model))
+    assert found.keys() == expected.keys()
+    for tensor, gradient in found.items():
+        scale = np.abs(expected[tensor]).max()
+        assert scale > 0, tensor
+        np.testing.assert_allclose(gradient, expected[tensor], atol=1e-4 * scale, rtol=0, err_msg=tensor)

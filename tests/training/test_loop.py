@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import jax
 import numpy as np
 import pytest
 
+from seqgpt_jax.data.loader import Batch
+from seqgpt_jax.data.packing import RowShape
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.lora import LoraConfig
 from seqgpt_jax.recipe import CheckpointSettings, DataSettings, MeshSettings, Recipe, Stage
@@ -147,6 +150,38 @@ def test_a_signal_saves_and_the_run_goes_on(
     assert rows_without_time(tmp_path / "run") == rows_without_time(want.run_dir)
 
 
+def test_rows_of_several_lengths_train_and_resume_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = DataSettings(
+        cache_dir=str(tmp_path / "cache"), rows_per_step=8, row_tokens=(16, 32), row_supervised=12, window=64
+    )
+    recipe = toy_recipe(tmp_path, data=data, stages=(Stage("one", "synthetic", 8, optimizer=TOY_ADAMW),))
+    write, next_batch, seen = Journal.write, loop._timed_next, Counter[tuple[int, int]]()
+
+    def watched(batches: Iterator[Batch], mesh: Any) -> tuple[Batch, float]:
+        batch, waited = next_batch(batches, mesh)
+        seen[batch.tokens_BT.shape] += 1
+        return batch, waited
+
+    monkeypatch.setattr(loop, "_timed_next", watched)
+    want = run(recipe, tmp_path / "want")
+    assert set(seen) == {(16, 16), (8, 32)}  # the same number of tokens in each
+    assert want.stages[0].loss_last < want.stages[0].loss_first
+
+    def mortal_write(self: Journal, step: int, *arguments: Any) -> None:
+        write(self, step, *arguments)
+        if (self._stage, step) == ("one", 5):
+            self.flush()
+            raise Killed
+
+    monkeypatch.setattr(Journal, "write", mortal_write)
+    with pytest.raises(Killed):
+        run(recipe, tmp_path / "run")
+    monkeypatch.setattr(Journal, "write", write)
+    result = run(recipe, tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, *(jax.device_get(params_of(each.model)) for each in (result, want)))
+    assert rows_without_time(tmp_path / "run") == rows_without_time(tmp_path / "want")
+
+
 def test_a_finished_run_is_not_trained_again(
     undisturbed: tuple[TrainResult, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +217,9 @@ def test_rows_that_do_not_fit_the_mesh_are_refused_first(tmp_path: Path) -> None
     recipe = toy_recipe(tmp_path, data=DataSettings(rows_per_step=12), mesh=MeshSettings(data=8))
     with pytest.raises(UserError, match="12 rows a step do not divide by 8"):
         run(recipe, tmp_path / "run")
+    data = DataSettings(rows_per_step=9, row_tokens=(24, 32), row_supervised=8)
+    with pytest.raises(UserError, match="12 rows a step do not divide by 8"):
+        run(toy_recipe(tmp_path, data=data, mesh=MeshSettings(data=8)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -200,6 +238,9 @@ class BadStep:
 
 def test_a_loss_that_stays_no_number_ends_the_run(tmp_path: Path) -> None:
     class Loader:
+        def shapes(self) -> tuple[RowShape, ...]:
+            return (RowShape(8, 40, 12),)
+
         def batches(self, start: int, stop: int) -> Iterator[Any]:
             return (packed_batch() for _ in range(start, stop))
 

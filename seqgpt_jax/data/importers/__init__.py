@@ -1,0 +1,1 @@
+"""Other tools' files as documents, and records as other tools' files: one room a format, all named in registry.py."""
