@@ -12,6 +12,8 @@ from seqgpt_jax.cli_arguments import EXIT_USER_ERROR, add_command, count
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.records import LANGUAGES, TASKS
 
+_SPLITS = ("train", "validation", "test")
+
 
 def add_data_command(commands: Any) -> None:
     """Adds `data` and its subcommands to the `seqgpt` command."""
@@ -55,11 +57,22 @@ def add_data_command(commands: Any) -> None:
         "seqgpt data show cluener --split test --num 3 --seed 1",
     )  # fmt: skip
     show.add_argument("name", metavar="NAME", help="a dataset, or a mixture, whose datasets are shown in turn")
-    _add_split(show, "train, where it may be read")
+    _add_split(show, "the first of them that may be read")
     show.add_argument("--num", type=count, default=1, metavar="N", help="records of each dataset (default: 1)")
     show.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice of records, and of training")
     show.add_argument("--record", metavar="ID", help="the record with this id")
     show.add_argument("--questions", type=count, default=6, metavar="N", help="shown each time (default: 6)")
+
+    stats = add_command(
+        commands, "stats", _stats, "count examples, tokens, labels and lengths of a mixture, and draw them",
+        "seqgpt data stats held_in_en_ner --tokenizer runs/real/tokenizer --row_tokens 512 --out stats",
+    )  # fmt: skip
+    _add_mixture(stats)
+    _add_split(stats, "the first of them that any dataset has")
+    stats.add_argument("--limit", type=count, metavar="N", help="records a dataset, a sample")
+    stats.add_argument("--tokenizer", metavar="DIR|ID", help="default: one trained on a sample of the mixture")
+    stats.add_argument("--row_tokens", type=count, default=1024, metavar="N", help="of a packed row (default: 1024)")
+    stats.add_argument("--out", type=Path, metavar="DIR", help="write stats.json and figures there")
 
     validate = add_command(
         commands, "validate", _validate, "print every fault of a dataset folder, with file and line",
@@ -80,7 +93,7 @@ def _add_mixture(parser: argparse.ArgumentParser, default: str | None = None) ->
 
 
 def _add_split(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("--split", choices=("train", "validation", "test"), help=f"default: {default}")
+    parser.add_argument("--split", choices=_SPLITS, help=f"default: {default}")
 
 
 def _leaks(options: argparse.Namespace) -> None:
@@ -117,6 +130,32 @@ def _show(options: argparse.Namespace) -> None:
         )
         for line in shown:
             print(line)
+
+
+def _stats(options: argparse.Namespace) -> None:
+    from seqgpt_jax.data import stats
+    from seqgpt_jax.data.mixtures import resolve_mixture
+    from seqgpt_jax.data.stats_figures import draw_stats
+    from seqgpt_jax.recipe import DataSettings
+    from seqgpt_jax.vocabulary import Vocabulary
+
+    datasets = resolve_mixture(options.mixture)
+    split = options.split or next(name for name in _SPLITS if any(name in each.splits for each in datasets))
+    if options.tokenizer:
+        vocabulary, tokenizer = Vocabulary.from_pretrained(options.tokenizer), options.tokenizer
+    else:
+        vocabulary = stats.sample_tokenizer(datasets, split)
+        tokenizer = f"a BPE of {vocabulary.size:,} ids, trained on {stats.SAMPLE_RECORDS} records a dataset"
+    leaked = stats.leaked_records(datasets, split, DataSettings().cache_path())
+    found = stats.mixture_stats(
+        options.mixture, datasets, split, vocabulary, tokenizer, options.row_tokens,
+        leaked=leaked, limit=options.limit, progress=True,
+    )  # fmt: skip
+    print(stats.stats_to_text(found))
+    if options.out:
+        _write_json(options.out / "stats.json", stats.stats_to_dict(found))
+        for path in draw_stats(found, options.out):
+            print(f"wrote {path}")
 
 
 def _write_json(path: Path, fields: Any) -> None:

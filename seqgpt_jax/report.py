@@ -21,7 +21,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.evaluation import (
@@ -32,14 +32,11 @@ from seqgpt_jax.evaluation import (
     LanguageScores,
     TaskScores,
 )
+from seqgpt_jax.figures import COLOURS, new_figure
 from seqgpt_jax.records import TASKS
 from seqgpt_jax.tables import markdown_table, text_table
 from seqgpt_jax.training.journal import StageResult, read_rows
 from seqgpt_jax.training.stage_data import StageData, read_stage_data
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 def write_report(
@@ -304,8 +301,6 @@ def _dataset_rows(evaluation: Evaluation) -> list[list[str]]:
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 
-_COLOURS = {"en": "#2b6cb0", "zh": "#dd7733"}
-
 
 def read_losses(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     """Returns stage -> [(step, loss)] of the run's metrics.jsonl, if it has one, without losses that are null."""
@@ -316,21 +311,9 @@ def read_losses(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     return losses
 
 
-def _new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    # Imported here: a second that only a report is worth. A Figure without pyplot draws with Agg and needs no display.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
 def _draw_losses(losses: Mapping[str, Sequence[tuple[int, float]]], path: Path) -> None:
     """Stages one after the other along the steps: each logged loss faint, its running mean strong."""
-    figure, axes = _new_figure(7, 3.6)
+    figure, axes = new_figure(7, 3.6)
     before = 0
     for index, (stage, rows) in enumerate(losses.items()):
         steps = [before + step for step, _ in rows]
@@ -361,14 +344,14 @@ def _draw_tasks(name: str, evaluation: Evaluation, path: Path) -> None:
     """A group of bars a task and one for the mean over tasks; the black tick on a bar is its baseline."""
     languages = evaluation.languages
     tasks = [*_tasks(languages), "mean"]
-    figure, axes = _new_figure(max(4.5, 1.2 + 0.75 * len(tasks)), 3.8)
+    figure, axes = new_figure(max(4.5, 1.2 + 0.75 * len(tasks)), 3.8)
     width = 0.8 / max(len(languages), 1)
     for index, (language, scores) in enumerate(languages.items()):
         shift = (index - (len(languages) - 1) / 2) * width
         bars = {x: scores if task == "mean" else scores.tasks.get(task) for x, task in enumerate(tasks)}
         present = {x + shift: bar for x, bar in bars.items() if bar is not None}
         heights = [bar.score for bar in present.values()]
-        colour = _COLOURS.get(language, f"C{index + 2}")
+        colour = COLOURS.get(language, f"C{index + 2}")
         axes.bar(list(present), heights, width * 0.94, color=colour, label=language)
         axes.hlines(
             [bar.baseline for bar in present.values()],

@@ -72,12 +72,12 @@ class DatasetLeaks:
         return frozenset(leak.record_id for leak in self.leaks)
 
     def counts(self) -> dict[str, int]:
-        """Leaks by reason, those found in an evaluation split of the same dataset apart from those of others."""
+        """Leaks by reason; "own": the evaluation record is one of the same dataset, "other": of another."""
         found = Counter((leak.reason, leak.dataset == self.dataset) for leak in self.leaks)
         return {
             f"{reason}, {where}": found[reason, own]
             for reason in ("same text", "n-grams")
-            for where, own in (("own splits", True), ("other datasets", False))
+            for where, own in (("own", True), ("other", False))
         }
 
     def to_json(self) -> str:
@@ -309,9 +309,9 @@ def leaks_to_dict(found: Sequence[DatasetLeaks]) -> dict[str, Any]:
 
 
 def leaks_to_text(found: Sequence[DatasetLeaks]) -> str:
-    """A table of the datasets that have any, most first, in words of the terminal."""
+    """A table of the datasets that have any, most first, and what its columns mean."""
     reasons = list(found[0].counts()) if found else []
-    rows = [["dataset", "language", "task", "records", "leaked", "share", *reasons, "kept: text alone"]]
+    rows = [["dataset", "language", "task", "records", "leaked", "share", *reasons, "kept"]]
     some = [each for each in found if each.leaks or each.shared_texts]
     for each in sorted(some, key=lambda each: (-len(each.leaks), each.dataset)):
         counts = [str(number) for number in each.counts().values()]
@@ -322,7 +322,11 @@ def leaks_to_text(found: Sequence[DatasetLeaks]) -> str:
     sums = [sum(each.counts()[reason] for each in found) for reason in reasons]
     all_row = ["all", "", "", f"{records:,}", str(leaks), f"{leaks / max(records, 1):.2%}"]
     rows.append([*all_row, *map(str, sums), str(sum(each.shared_texts for each in found))])
-    return "\n".join(text_table(rows, num_left=3))
+    legend = (
+        "leaked records are left out of training (data.drop_leaks); own: in validation or test of the same dataset,",
+        "other: of another one; kept: the text is in an evaluation split, but something else is asked of it",
+    )
+    return "\n".join([*text_table(rows, num_left=3), "", *legend])
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

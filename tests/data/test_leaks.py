@@ -12,10 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seqgpt_jax.cli import main
 from seqgpt_jax.data import leaks as leaks_module
 from seqgpt_jax.data.cache import CacheSpec, ensure_cache
 from seqgpt_jax.data.datasets import Dataset
-from seqgpt_jax.data.leaks import MIN_SHARE, NGRAM, DatasetLeaks, ensure_leaks, evaluation_splits, find_leaks
+from seqgpt_jax.data.leaks import (
+    MIN_SHARE,
+    NGRAM,
+    DatasetLeaks,
+    ensure_leaks,
+    evaluation_splits,
+    find_leaks,
+    leaks_to_dict,
+    leaks_to_text,
+)
 from seqgpt_jax.data.mixtures import resolve_mixture
 from seqgpt_jax.data.ngrams import split_tokens
 from seqgpt_jax.errors import RecordError
@@ -180,10 +190,10 @@ def test_own_splits_are_named_before_other_datasets() -> None:
         ("c", "other", "validation"),
     ]
     assert result.counts() == {
-        "same text, own splits": 1,
-        "same text, other datasets": 1,
-        "n-grams, own splits": 0,
-        "n-grams, other datasets": 1,
+        "same text, own": 1,
+        "same text, other": 1,
+        "n-grams, own": 0,
+        "n-grams, other": 1,
     }
     assert DatasetLeaks.from_json(result.to_json()) == result
 
@@ -229,6 +239,23 @@ def records(draw: st.DrawFn) -> list[Record]:
 @given(records(), records())
 def test_equal_to_sets_of_tuples(train: list[Record], test: list[Record]) -> None:
     assert {leak.record_id: leak.share for leak in found(train, test).leaks} == slow_leaks(train, test)
+
+
+def test_shown_as_a_table_and_as_json() -> None:
+    train = [choice("a", "same here"), choice("b", "passage", question="Who?"), choice("c", "unseen")]
+    quiet = MemoryDataset("quiet", {"train": train[2:], "test": []}, "zh")
+    loud = MemoryDataset("loud", {"train": train, "test": [choice("1", "same here"), choice("2", "passage")]})
+    found = list(find_leaks([quiet, loud], [(loud, "test")]))
+    header, row, total = (line.split("  ") for line in leaks_to_text(found).splitlines()[:3])
+    names = [cell.strip() for cell in header if cell]
+    assert names[-5:] == ["same text, own", "same text, other", "n-grams, own", "n-grams, other", "kept"]
+    cells = [cell.strip() for cell in row if cell]
+    assert cells == ["loud", "en", "CLS", "3", "1", "33.33%", "1", "0", "0", "0", "1"]
+    assert [cell.strip() for cell in total if cell] == ["all", "4", "1", "25.00%", "1", "0", "0", "0", "1"]
+    fields = leaks_to_dict(found)
+    assert (fields["num_datasets"], fields["num_records"], fields["num_leaks"], fields["shared_texts"]) == (2, 4, 1, 1)
+    assert fields["datasets"][1]["leaks"][0]["evaluation_id"] == "1"
+    json.dumps(fields)
 
 
 # --- folders, files and training -------------------------------------------------------------------------------------
@@ -319,3 +346,15 @@ def test_training_leaves_leaks_out_unless_told_not_to(root: Path, tmp_path: Path
     assert spec.key(topics, ("classify",), "", leaked) != spec.key(topics, ("classify",), "")
     assert dataclasses.replace(spec, drop_leaks=False).leaked(cache) == {}
     assert dataclasses.replace(spec, split="validation").leaked(cache) == {}
+
+
+def test_the_command(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEQGPT_DATA_DIR", str(root))
+    monkeypatch.setenv("SEQGPT_CACHE_DIR", str(tmp_path / "cache"))
+    assert main(["data", "leaks", "--json", str(tmp_path / "leaks.json")]) == 0
+    assert "tiny_ner     en        NER        30       2  6.67%" in capsys.readouterr().out
+    assert json.loads((tmp_path / "leaks.json").read_text("utf-8"))["num_leaks"] == 3
+    assert main(["data", "leaks", "held_out"]) == 2
+    assert "held out" in capsys.readouterr().err
