@@ -75,14 +75,20 @@ def add_tasks(dataset: Dataset, settings: TaskSettings) -> list[str]:
 _registered: dict[str, object] = {}  # task name -> what it was made of
 
 
-def make_task(dataset: Dataset, name: str, steps: tuple[str, ...], settings: TaskSettings) -> seqio.Task:
-    """The seqio.Task of one dataset's steps; `task_stats` gives what its preprocessor counts."""
+def make_task(
+    dataset: Dataset,
+    name: str,
+    steps: tuple[str, ...],
+    settings: TaskSettings,
+    stats: Counter[str] | None = None,
+) -> seqio.Task:
+    """The seqio.Task of one dataset's steps. stats: counts what data/questions.py STATS names, in all that is read."""
     vocabulary = SeqioVocabulary(settings.vocabulary)
     features = {
         "inputs": seqio.Feature(vocabulary, add_eos=False),
         "targets": seqio.Feature(vocabulary, add_eos=True),  # the preprocessor has put it there
     }
-    stats = _stats[name] = Counter()
+    stats = Counter() if stats is None else stats
     preprocessor = functools.partial(
         ask_and_encode,
         dataset=dataset,
@@ -102,14 +108,6 @@ def make_task(dataset: Dataset, name: str, steps: tuple[str, ...], settings: Tas
         postprocess_fn=keep_question,
         metric_fns=[make_metric(dataset, steps, get_format(settings.encode.prompt_format))],
     )
-
-
-_stats: dict[str, Counter[str]] = {}
-
-
-def task_stats(name: str) -> Counter[str]:
-    """What data/questions.py encode_examples has counted for a task, in all that was read of it so far."""
-    return _stats[name]
 
 
 def _add_mixture(name: str, tasks: Iterable[str], rate: object) -> None:

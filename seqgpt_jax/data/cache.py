@@ -172,7 +172,7 @@ def ensure_cache(
     """
     leaked = spec.leaked(Path(cache_dir), progress)
     tasks = planned_tasks(spec, Path(cache_dir), leaked)
-    caches = {task.name: cache for task in tasks if (cache := _open(task.folder)) is not None}
+    caches = {task.name: cache for task in tasks if (cache := open_if_whole(task.folder)) is not None}
     missing = [task for task in tasks if task.name not in caches]
     if missing:
         enough = 1 + spec.passes * sum(task.num_records for task in missing) // _RECORDS_PER_PROCESS
@@ -213,8 +213,8 @@ def planned_tasks(spec: CacheSpec, cache_dir: Path, leaked: Mapping[str, Collect
     return sorted(tasks.values(), key=lambda task: (task.steps != ("relation",), -task.num_records, task.name))
 
 
-def _open(folder: Path) -> TaskCache | None:
-    """None where there is nothing, or, with a warning, nothing whole."""
+def open_if_whole(folder: Path) -> TaskCache | None:
+    """The cache in a folder; None where there is nothing, or, with a warning, nothing whole."""
     if not folder.exists():
         return None
     try:
