@@ -10,13 +10,13 @@ does not care which.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.occurrences import gap, normalise_string, normalise_text, read_spans
 from seqgpt_jax.records import (
     ClassificationRecord,
     DatasetMeta,
@@ -68,18 +68,6 @@ class AtomicExample:
 
 
 # --- normalisation ---------------------------------------------------------------------------------------------------
-
-_LINE_BREAK = re.compile("[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
-
-
-def normalise_text(text: str) -> str:
-    """Returns the text with each tab and line break as one space (offsets stay true) and no trailing white space."""
-    return _LINE_BREAK.sub(" ", text).rstrip()
-
-
-def _normalise_string(text: str) -> str:
-    """A span, mention or target as a prompt or an answer holds it."""
-    return normalise_text(text).lstrip()
 
 
 @lru_cache(maxsize=1 << 16)
@@ -184,7 +172,7 @@ def _write_text(record: Record, meta: DatasetMeta, form: _Form, query: tuple[str
     if isinstance(record, ClassificationRecord):
         fields["text_pair"] = normalise_text(record.text_pair or "")
         fields["question"] = normalise_text(record.question or "")
-        fields["target"] = _normalise_string(record.target.text) if record.target else ""
+        fields["target"] = normalise_string(record.target.text) if record.target else ""
     return wording.format_map(fields)
 
 
@@ -238,7 +226,7 @@ class _Answers:
 
     def extract_spans(self, key: _Key, spans: Iterable[Span]) -> None:
         in_order = sorted(spans, key=lambda span: (span.start, -span.end))
-        pairs = ((span.label, _normalise_string(span.text)) for span in in_order)
+        pairs = ((span.label, normalise_string(span.text)) for span in in_order)
         self.extract(key, ((label, string) for label, string in pairs if string not in ("", NONE)))
 
     def event_types(self, trigger: str, extracted: Sequence[str]) -> Sequence[str]:
@@ -255,17 +243,25 @@ def _gold_answers(record: Record) -> _Answers:
             answers.extract_spans(("extract", ()), record.spans)
         case RelationRecord():
             answers.extract_spans(("entities", ()), record.entities)
-            mentions = [_normalise_string(entity.text) for entity in record.entities]
+            mentions = [normalise_string(entity.text) for entity in record.entities]
             for relation in record.relations:
                 answers.choose(("relation", (mentions[relation.head], mentions[relation.tail])), [relation.label])
         case EventRecord():
             answers.extract_spans(("trigger", ()), (event.trigger for event in record.events))
             for event in record.events:
-                answers.choose(("event_type", (_normalise_string(event.trigger.text),)), [event.type])
+                answers.choose(("event_type", (normalise_string(event.trigger.text),)), [event.type])
             for type_ in dict.fromkeys(event.type for event in record.events):
                 arguments = (argument for e in record.events if e.type == type_ for argument in e.arguments)
                 answers.extract_spans(("argument", (type_,)), arguments)
     return answers
+
+
+def gold_choices(record: Record) -> Mapping[tuple[str, tuple[str, ...]], Sequence[str]]:
+    """Returns (step, query) -> the labels that hold, in the dataset's names, for each choice of which gold says any.
+
+    That of a classification is always there, and may be empty.
+    """
+    return _gold_answers(record).choices
 
 
 def _given_answers(record: Record, meta: DatasetMeta, answered: Sequence[AtomicExample]) -> _Answers:
@@ -394,7 +390,9 @@ def _question(
 def recompose(record: Record, meta: DatasetMeta, answered: Sequence[AtomicExample]) -> Record:
     """Returns the predicted record: the given one with the answers in place of its gold.
 
-    No answer is filtered: a string that is not in the text becomes a span with start = end = -1.
+    No answer is filtered: a string that is not in the text becomes a span with start = end = -1. Where a string occurs
+    several times, an extraction means each of its occurrences (``locate``); reading comprehension and the entities of
+    relations, where nothing says that there is more than one, mean the first; events those nearest to one another.
     """
     answers = _given_answers(record, meta, answered)
     match record:
@@ -403,7 +401,8 @@ def recompose(record: Record, meta: DatasetMeta, answered: Sequence[AtomicExampl
             none_options = [label for label in record.label_set or () if normalise_label(label) == NONE]
             return replace(record, labels=labels or tuple(none_options[:1]))
         case ExtractionRecord():
-            return replace(record, spans=_read_spans(record.text, answers.strings.get(("extract", ()), {})))
+            strings = answers.strings.get(("extract", ()), {})
+            return replace(record, spans=read_spans(record.text, strings, once=bool(record.question)))
         case RelationRecord():
             return _recompose_relations(record, answers)
         case EventRecord():
@@ -411,87 +410,50 @@ def recompose(record: Record, meta: DatasetMeta, answered: Sequence[AtomicExampl
 
 
 def _recompose_relations(record: RelationRecord, answers: _Answers) -> RelationRecord:
-    """A relation holds between two strings; it is drawn between their nearest occurrences."""
+    """A relation holds between two strings; of a string that is answered as several types, the nearest are joined."""
     mentions = answers.strings.get(("entities", ()), {})
-    types = _invert(mentions)
-    chosen = ((query, labels) for (step, query), labels in answers.choices.items() if step == "relation" and labels)
-    held = {query: labels for query, labels in chosen if types.keys() >= {*query}}
-    entities = _read_spans(record.text, mentions)
-    placed = {_normalise_string(entity.text) for entity in entities}
-    for mention in {mention: None for query in held for mention in query if mention not in placed}:
-        entities += locate(record.text, {types[mention][0]: [mention]})  # only inside longer mentions, but spoken of
+    entities = read_spans(record.text, mentions, once=True)
     places: dict[str, list[int]] = {}
     for index, entity in enumerate(entities):
-        places.setdefault(_normalise_string(entity.text), []).append(index)
+        places.setdefault(normalise_string(entity.text), []).append(index)
     relations = []
-    for (head, tail), labels in held.items():
-        pairs = ((h, t) for h in places[head] for t in places[tail])
-        nearest = min(pairs, key=lambda pair: _gap(entities[pair[0]], entities[pair[1]]))
-        relations += [Relation(label, *nearest) for label in labels]
+    for (step, query), labels in answers.choices.items():
+        if step == "relation" and labels and places.keys() >= {*query}:
+            pairs = ((h, t) for h in places[query[0]] for t in places[query[1]])
+            nearest = min(pairs, key=lambda pair: gap(entities[pair[0]], entities[pair[1]]))
+            relations += [Relation(label, *nearest) for label in labels]
     return replace(record, entities=entities, relations=tuple(relations))
 
 
 def _recompose_events(record: EventRecord, answers: _Answers) -> EventRecord:
-    """Each argument goes to the nearest trigger of its type."""
     strings_by_type: dict[str, list[str]] = {}
     for string, types in _invert(answers.strings.get(("trigger", ()), {})).items():
         for type_ in answers.event_types(string, types):
             strings_by_type.setdefault(type_, []).append(string)
-
-    triggers = _read_spans(record.text, strings_by_type)
-    arguments: dict[Span, list[Span]] = {trigger: [] for trigger in triggers}
-    for (step, query), strings_by_role in answers.strings.items():
-        own = [trigger for trigger in triggers if step == "argument" and trigger.label == query[0]]
-        for argument in _read_spans(record.text, strings_by_role) if own else ():
-            arguments[min(own, key=lambda trigger: _gap(trigger, argument))].append(argument)
-    return replace(record, events=tuple(Event(t.label, t, tuple(found)) for t, found in arguments.items()))
-
-
-def _gap(a: Span, b: Span) -> tuple[int, int]:
-    """The distance of two spans: code points between them, then from start to start."""
-    return max(a.start - b.end, b.start - a.end, 0), abs(a.start - b.start)
+    triggers: dict[str, list[Span]] = {}
+    for trigger in read_spans(record.text, strings_by_type):
+        triggers.setdefault(trigger.label, []).append(trigger)
+    events: list[Event] = []
+    for type_, own in triggers.items():
+        arguments = read_spans(record.text, answers.strings.get(("argument", (type_,)), {}))
+        events += _join_events(own, arguments)
+    return replace(record, events=tuple(sorted(events, key=lambda event: (event.trigger.start, -event.trigger.end))))
 
 
-def _read_spans(text: str, strings_by_label: Mapping[str, Sequence[str]]) -> tuple[Span, ...]:
-    """The located spans, and with start = end = -1 the strings that occur nowhere, or only as parts of words."""
-    written = normalise_text(text)
-    pairs = ((label, string) for label, strings in strings_by_label.items() for string in strings)
-    invented = (
-        Span(label, -1, -1, string) for label, string in pairs if next(_occurrences(written, string), None) is None
-    )
-    return (*locate(text, strings_by_label), *invented)
+def _join_events(triggers: Sequence[Span], arguments: Sequence[Span]) -> list[Event]:
+    """The events of one type, of all occurrences of its triggers and arguments.
 
-
-_LATIN_RUN = re.compile("(?:[A-Za-zÀ-ÖØ-öø-ɏḀ-ỿ]{2}|[0-9]{2})")
-
-
-def locate(text: str, spans_by_label: Mapping[str, Iterable[str]]) -> tuple[Span, ...]:
-    """Returns the spans that answered strings mean, in text order.
-
-    A string means each of its occurrences in the text that does not cut a Latin word (a run of letters or of digits) or
-    lie inside a longer answered span of its label. A string without such an occurrence gives no span.
-
-    ("Paris Hilton in Paris", {"person": ["Paris Hilton", "Paris"]})  ->  Paris Hilton at 0, Paris at 16
+    A trigger's string means the occurrences that an argument is nearest to, or each if there are none. An argument's
+    string means its occurrence nearest to each of these, and goes to whichever of these is nearest to it.
     """
-    written = normalise_text(text)
-    spans = []
-    for label, strings in spans_by_label.items():
-        taken: list[Span] = []
-        for string in sorted(dict.fromkeys(strings), key=len, reverse=True):
-            longer = [span for span in taken if span.end - span.start > len(string)]
-            for start in _occurrences(written, string):
-                end = start + len(string)
-                if not any(span.start <= start and end <= span.end for span in longer):
-                    taken.append(Span(label, start, end, text[start:end]))
-        spans += taken
-    return tuple(sorted(spans, key=lambda span: (span.start, -span.end)))
-
-
-def _occurrences(text: str, string: str) -> Iterator[int]:
-    start = text.find(string) if string else -1
-    while start >= 0:
-        end = start + len(string)
-        cut = (start and _LATIN_RUN.match(text, start - 1)) or _LATIN_RUN.match(text, end - 1)
-        if not cut:
-            yield start
-        start = text.find(string, start + 1 if cut else end)
+    by_string: dict[tuple[str, str], list[Span]] = {}
+    for argument in arguments:
+        by_string.setdefault((argument.label, argument.text), []).append(argument)
+    pairs = ([(t, a) for t in triggers for a in occurrences] for occurrences in by_string.values())
+    used = {min(each, key=lambda pair: gap(*pair))[0] for each in pairs}
+    used_strings = {trigger.text for trigger in used}
+    kept: dict[Span, list[Span]] = {t: [] for t in triggers if t in used or t.text not in used_strings}
+    for occurrences in by_string.values():
+        for argument in {min(occurrences, key=lambda each: gap(trigger, each)): None for trigger in kept}:
+            kept[min(kept, key=lambda trigger: gap(trigger, argument))].append(argument)
+    return [Event(t.label, t, tuple(sorted(found, key=lambda a: (a.start, -a.end)))) for t, found in kept.items()]

@@ -14,7 +14,7 @@ from seqgpt_jax.errors import UserError
 
 
 class Checked:
-    """Base of the settings dataclasses; lists become tuples and whole numbers become floats where those are declared.
+    """Base of the settings dataclasses; lists become tuples and whole numbers floats where those are declared.
 
     Raises UserError that names the field as it is written in gin, such as stage.steps.
     """
@@ -27,6 +27,9 @@ class Checked:
             value, expected = getattr(self, entry.name), hints[entry.name]
             if isinstance(value, list) and typing.get_origin(expected) is tuple:
                 value = tuple(value)
+                object.__setattr__(self, entry.name, value)
+            if isinstance(value, dict) and expected == dict[str, float]:
+                value = {name: float(item) if type(item) is int else item for name, item in value.items()}
                 object.__setattr__(self, entry.name, value)
             if isinstance(value, int) and not isinstance(value, bool) and expected is float:
                 object.__setattr__(self, entry.name, float(value))
@@ -52,6 +55,10 @@ def _is_of_type(value: Any, expected: Any) -> bool:
         return isinstance(value, tuple) and all(_is_of_type(item, arguments[0]) for item in value)
     if origin is Literal:
         return value in arguments
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            _is_of_type(name, arguments[0]) and _is_of_type(item, arguments[1]) for name, item in value.items()
+        )
     if expected in (int, float) and isinstance(value, bool):
         return False
     return isinstance(value, expected)
@@ -63,6 +70,8 @@ def _type_name(expected: Any) -> str:
         return f"a list of {_type_name(arguments[0])}"
     if typing.get_origin(expected) is Literal:
         return "one of " + ", ".join(map(repr, arguments))
+    if typing.get_origin(expected) is dict:
+        return f"{{{_type_name(arguments[0])}: {_type_name(arguments[1])}, ...}}"
     if arguments:
         return " or ".join(_type_name(argument) for argument in arguments)
     names = {int: "a whole number", float: "a number", str: "a string", bool: "True or False", type(None): "None"}

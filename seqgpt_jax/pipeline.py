@@ -7,18 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from seqgpt_jax import hf
-from seqgpt_jax.atomic import normalise_text
 from seqgpt_jax.configuration import operative_config_str
 from seqgpt_jax.data.datasets import Dataset, sample_records
 from seqgpt_jax.data.mixtures import resolve_mixture
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.evaluation import Evaluation, evaluate
+from seqgpt_jax.occurrences import normalise_text
 from seqgpt_jax.predictor import SeqGPT
 from seqgpt_jax.recipe import Recipe
 from seqgpt_jax.records import ClassificationRecord, ExtractionRecord, Record, RelationRecord
-from seqgpt_jax.report import section_to_text, write_report
+from seqgpt_jax.report import few_shot_note, section_to_text, write_report
 from seqgpt_jax.training.checkpoints import StageInfo, load_run, saved_stages
 from seqgpt_jax.training.loop import train
+from seqgpt_jax.training.start import check_stages
 
 _SHOWN_PER_LANGUAGE = 3
 _SHOWN_CHARACTERS = 240  # of a text or an answer: real ones may be articles
@@ -27,8 +28,9 @@ _SHOWN_CHARACTERS = 240  # of a text or an answer: real ones may be articles
 def run_recipe(recipe: Recipe, run_dir: Path) -> None:
     """Everything that `seqgpt train` does; results lie in run_dir (docs: README, "What a run leaves").
 
-    Raises UserError, before anything is trained, for an evaluation that cannot be run.
+    Raises UserError, before anything is trained, for a stage or an evaluation that cannot be run.
     """
+    check_stages(recipe)
     mixtures = {
         settings.name: resolve_mixture(settings.mixture, recipe.data.data_path()) for settings in recipe.evaluations
     }
@@ -41,6 +43,9 @@ def run_recipe(recipe: Recipe, run_dir: Path) -> None:
         )
     write_report(run_dir, result.stages, sections)
     export_run(run_dir, run_dir / "export")
+    note = few_shot_note({stage.name: stage.protocol for stage in result.stages})
+    if note:
+        print(f"\n{note}")
     for name, evaluation in sections.items():
         print("\n" + section_to_text(name, evaluation))
     for settings in recipe.evaluations[-1:]:
@@ -82,6 +87,7 @@ def _model_card(run_dir: Path) -> hf.ModelCard:
         (stage["name"], f"{stage['steps']} steps, loss {stage['loss_first']:.2f} to {stage['loss_last']:.2f}")
         for stage in report["stages"]
     ]
+    note = few_shot_note({stage["name"]: stage.get("protocol", "") for stage in report["stages"]})
     results = [
         (f"{section}, {group} {metric}", f"{report[section][group][metric]:.3f}")
         for section in report
@@ -89,7 +95,8 @@ def _model_card(run_dir: Path) -> hf.ModelCard:
         for group, metric in (("classification", "accuracy"), ("extraction", "span_f1"))
         if group in report[section]
     ]
-    return hf.ModelCard(name=f"SeqGPT {run_dir.name}", training_data=tuple(data), results=tuple(results))
+    limits = (note,) if note else ()
+    return hf.ModelCard(name=f"SeqGPT {run_dir.name}", training_data=tuple(data), results=tuple(results), limits=limits)
 
 
 def example_predictions(predictor: SeqGPT, datasets: list[Dataset], split: str) -> Iterator[str]:

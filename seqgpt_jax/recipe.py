@@ -10,6 +10,7 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from seqgpt_jax.checked import Checked
 from seqgpt_jax.errors import UserError
@@ -143,12 +144,18 @@ class Stage(Checked):
     split: str = "train"
     limit: int | None = None  # records a dataset; None: all
     passes: int = 1  # times each record is asked, with other labels and another order
-    rate_cap: int | None = None  # a dataset counts as at most this many examples; None: no cap
+    rate_cap: int | None = None  # a task counts as at most this many examples; None: no cap
     num_microbatches: int = 1  # parts a step is computed in, one after the other, to save memory
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    temperature: float = 1.0  # T of rate ** (1 / T): above 1, small tasks come more often
+    weights: dict[str, float] = field(default_factory=dict)  # of datasets or tasks, by name: {"duee": 2.0}
+    protocol: Literal["zero_shot", "few_shot"] = "zero_shot"  # few_shot: held-out datasets may be trained on
 
     def check(self) -> None:
-        self.at_least(1, "steps", "limit", "passes", "rate_cap", "num_microbatches")
+        self.at_least(1, "steps", "limit", "passes", "rate_cap", "num_microbatches", "temperature")
+        for name, weight in self.weights.items():
+            if not weight > 0:
+                raise UserError(f"stage.weights['{name}'] is {weight} (it must be above 0)")
         if not self.name or not all(letter.isalnum() or letter in "_-" for letter in self.name):
             raise UserError(f"stage.name is {self.name!r} (use letters, digits, - and _: it names a folder)")
 

@@ -2,7 +2,9 @@
 
 What the numbers mean: evaluation.py and metrics.py. What is written:
 
-    report.json   stages [{name, steps, loss_first, loss_last, tokens_per_second ...}], an object a section (held_out):
+    report.json   stages [{name, steps, loss_first, loss_last, tokens_per_second ..., data {mixture, examples, tokens,
+                  cut, dropped, leaked, datasets [...]}}], protocol ("few_shot" where any stage trained on held-out
+                  datasets, else "zero_shot"), an object a section (held_out):
                   classification {accuracy, majority_baseline}, extraction {span_f1, copying_nothing,
                   parse_error_rate, hallucination_rate}, per_language {en, zh: score, baseline, both groups, per_task},
                   per_task {NER: {en, zh}}, datasets [...]
@@ -19,7 +21,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.evaluation import (
@@ -30,12 +32,11 @@ from seqgpt_jax.evaluation import (
     LanguageScores,
     TaskScores,
 )
+from seqgpt_jax.figures import COLOURS, new_figure
 from seqgpt_jax.records import TASKS
+from seqgpt_jax.tables import markdown_table, text_table
 from seqgpt_jax.training.journal import StageResult, read_rows
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from seqgpt_jax.training.stage_data import StageData, read_stage_data
 
 
 def write_report(
@@ -47,12 +48,19 @@ def write_report(
     """Writes report.json, report.md, eval/ and figures/ into the run directory; returns what report.json holds.
 
     sections: evaluations by name ("held_out"). details: further top-level fields of report.json, such as the device.
-    The loss curve comes from metrics.jsonl, where the run has one.
+    The loss curve comes from metrics.jsonl, the data of the stages from data/, where the run has them.
     """
-    taken = {"stages", *(details or {})} & set(sections)
+    taken = {"stages", "protocol", *(details or {})} & set(sections)
     if taken:
         raise UserError(f"a section of the report cannot be named '{min(taken)}' (choose another name)")
-    report: dict[str, Any] = {"stages": [_rounded(asdict(stage)) for stage in stages], **(details or {})}
+    protocols = {stage.name: stage.protocol for stage in stages}
+    protocol = "few_shot" if few_shot_note(protocols) else "zero_shot"
+    data = {stage.name: found for stage in stages if (found := read_stage_data(run_dir, stage.name))}
+    report: dict[str, Any] = {
+        "stages": [_stage_to_dict(stage, data.get(stage.name)) for stage in stages],
+        "protocol": protocol,
+        **(details or {}),
+    }
     report |= {name: section_to_dict(evaluation) for name, evaluation in sections.items()}
     figures, eval_dir = run_dir / "figures", run_dir / "eval"
     for folder in (figures, eval_dir):
@@ -64,7 +72,7 @@ def write_report(
         _draw_tasks(name, evaluation, figures / f"{name}.png")
         _write_json(eval_dir / f"{name}.json", report[name])
     _write_json(run_dir / "report.json", report)
-    _write(run_dir / "report.md", _markdown(run_dir.name, stages, sections, has_losses=bool(losses)))
+    _write(run_dir / "report.md", _markdown(run_dir.name, stages, data, sections, has_losses=bool(losses)))
     return report
 
 
@@ -76,6 +84,20 @@ def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def _stage_to_dict(stage: StageResult, data: StageData | None) -> dict[str, Any]:
+    fields = _rounded(asdict(stage))
+    if data is not None:
+        totals = {name: data.total(name) for name in ("examples", "tokens", "cut", "dropped", "leaked")}
+        fields["data"] = {**asdict(data), **totals}
+    return fields
+
+
+def few_shot_note(protocols: Mapping[str, str]) -> str:
+    """What a reader must know of stages (name -> protocol) that trained on held-out datasets; empty where none did."""
+    names = ", ".join(name for name, protocol in protocols.items() if protocol == "few_shot")
+    return f"Not zero-shot: held-out datasets were trained on (protocol few_shot in {names})." if names else ""
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -156,14 +178,8 @@ def _tasks(languages: Mapping[str, LanguageScores]) -> list[str]:
 
 def section_to_text(name: str, evaluation: Evaluation) -> str:
     """Returns the table for the terminal: a row a task, columns by language, each score beside its baseline."""
-    header, *rows = _task_rows(evaluation)
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = [f"{name} ({_scope(evaluation)})"]
-    for row in (header, *rows):
-        cells = [row[0].ljust(widths[0]), row[1].ljust(widths[1])]
-        cells += [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
-        lines.append("  " + "  ".join(cells).rstrip())
-    return "\n".join(lines + [f"  {line}" for line in _group_lines(evaluation)])
+    lines = [*text_table(_task_rows(evaluation), num_left=2), *_group_lines(evaluation)]
+    return "\n".join([f"{name} ({_scope(evaluation)})", *(f"  {line}" for line in lines)])
 
 
 def _scope(evaluation: Evaluation) -> str:
@@ -218,17 +234,27 @@ def _group_lines(evaluation: Evaluation) -> list[str]:
     return lines
 
 
-def _markdown(name: str, stages: Sequence[StageResult], sections: Mapping[str, Evaluation], has_losses: bool) -> str:
+def _markdown(
+    name: str,
+    stages: Sequence[StageResult],
+    data: Mapping[str, StageData],
+    sections: Mapping[str, Evaluation],
+    has_losses: bool,
+) -> str:
     parts = [f"# Report of {name}", ""]
     if stages:
         parts += ["## Training", ""]
-        rows = [["stage", "steps", "loss first", "loss last", "tokens/s"]]
+        rows = [["stage", "protocol", "steps", "loss first", "loss last", "tokens/s"]]
         for stage in stages:
             losses = [f"{stage.loss_first:.3f}", f"{stage.loss_last:.3f}"]
-            rows.append([stage.name, str(stage.steps), *losses, f"{stage.tokens_per_second:,.0f}"])
-        parts += [*_markdown_table(rows, num_left=1), ""]
+            speed = f"{stage.tokens_per_second:,.0f}"
+            rows.append([stage.name, stage.protocol, str(stage.steps), *losses, speed])
+        parts += [*markdown_table(rows, num_left=2), ""]
+    if note := few_shot_note({stage.name: stage.protocol for stage in stages}):
+        parts += [f"**{note}**", ""]
     if has_losses:
         parts += ["![loss a supervised token](figures/loss.png)", ""]
+    parts += _data_section(data)
     for section, evaluation in sections.items():
         parts += [
             f"## {section}",
@@ -238,11 +264,27 @@ def _markdown(name: str, stages: Sequence[StageResult], sections: Mapping[str, E
         parts += [
             "(classification), or copying nothing (all else). Means: datasets, then tasks; languages are never pooled."
         ]
-        parts += ["", *_markdown_table(_task_rows(evaluation), num_left=2), ""]
+        parts += ["", *markdown_table(_task_rows(evaluation), num_left=2), ""]
         parts += [f"- {line}" for line in _group_lines(evaluation)]
         parts += ["", f"![{section} by task](figures/{section}.png)", "", "### Every dataset", ""]
-        parts += [*_markdown_table(_dataset_rows(evaluation), num_left=4), ""]
+        parts += [*markdown_table(_dataset_rows(evaluation), num_left=4), ""]
     return "\n".join(parts)
+
+
+def _data_section(data: Mapping[str, StageData]) -> list[str]:
+    """What the stages were trained on; leaked records by dataset."""
+    if not data:
+        return []
+    rows = [["stage", "mixture", "datasets", "examples", "tokens", "texts cut", "dropped", "leaked records"]]
+    lines = []
+    for stage, each in data.items():
+        totals = [f"{each.total(name):,}" for name in ("examples", "tokens", "cut", "dropped", "leaked")]
+        rows.append([stage, each.mixture, str(len(each.datasets)), *totals])
+        leaked = sorted((-dataset.leaked, dataset.name) for dataset in each.datasets if dataset.leaked)
+        if leaked:
+            lines.append(f"- {stage}, leaked: " + ", ".join(f"{name} {-number}" for number, name in leaked))
+    note = "Dropped: questions that fit into no row. Leaked: left out because an evaluation split has the same text."
+    return ["## Data", "", *markdown_table(rows, num_left=2), "", note, *(["", *lines] if lines else []), ""]
 
 
 def _dataset_rows(evaluation: Evaluation) -> list[list[str]]:
@@ -257,15 +299,7 @@ def _dataset_rows(evaluation: Evaluation) -> list[list[str]]:
     return rows
 
 
-def _markdown_table(rows: Sequence[Sequence[str]], num_left: int) -> list[str]:
-    """num_left: columns that are aligned to the left; the others hold numbers."""
-    rule = ["---" if column < num_left else "---:" for column in range(len(rows[0]))]
-    return [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
-
-
 # --- figures ---------------------------------------------------------------------------------------------------------
-
-_COLOURS = {"en": "#2b6cb0", "zh": "#dd7733"}
 
 
 def read_losses(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
@@ -277,21 +311,9 @@ def read_losses(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     return losses
 
 
-def _new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    # Imported here: a second that only a report is worth. A Figure without pyplot draws with Agg and needs no display.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
 def _draw_losses(losses: Mapping[str, Sequence[tuple[int, float]]], path: Path) -> None:
     """Stages one after the other along the steps: each logged loss faint, its running mean strong."""
-    figure, axes = _new_figure(7, 3.6)
+    figure, axes = new_figure(7, 3.6)
     before = 0
     for index, (stage, rows) in enumerate(losses.items()):
         steps = [before + step for step, _ in rows]
@@ -322,14 +344,14 @@ def _draw_tasks(name: str, evaluation: Evaluation, path: Path) -> None:
     """A group of bars a task and one for the mean over tasks; the black tick on a bar is its baseline."""
     languages = evaluation.languages
     tasks = [*_tasks(languages), "mean"]
-    figure, axes = _new_figure(max(4.5, 1.2 + 0.75 * len(tasks)), 3.8)
+    figure, axes = new_figure(max(4.5, 1.2 + 0.75 * len(tasks)), 3.8)
     width = 0.8 / max(len(languages), 1)
     for index, (language, scores) in enumerate(languages.items()):
         shift = (index - (len(languages) - 1) / 2) * width
         bars = {x: scores if task == "mean" else scores.tasks.get(task) for x, task in enumerate(tasks)}
         present = {x + shift: bar for x, bar in bars.items() if bar is not None}
         heights = [bar.score for bar in present.values()]
-        colour = _COLOURS.get(language, f"C{index + 2}")
+        colour = COLOURS.get(language, f"C{index + 2}")
         axes.bar(list(present), heights, width * 0.94, color=colour, label=language)
         axes.hlines(
             [bar.baseline for bar in present.values()],

@@ -25,6 +25,7 @@ import tensorflow as tf
 from seqgpt_jax.data.cache import CacheSpec
 from seqgpt_jax.data.cache_build import BuildJob
 from seqgpt_jax.data.datasets import atomic_tasks
+from seqgpt_jax.data.label_pools import foreign_labels
 from seqgpt_jax.data.questions import TokenExample
 from seqgpt_jax.data.task_cache import SHARD_RECORDS, Shard, finish_task, write_shard, writing
 from seqgpt_jax.errors import UserError
@@ -56,11 +57,13 @@ def main() -> int:
 def build(job: BuildJob, orders: Iterable[tuple[str, Path]]) -> None:
     """Builds tasks of the job, each into its folder."""
     spec, settings = job.spec, task_settings(job)
-    tasks = {name: (dataset, steps) for dataset in spec.datasets() for name, steps in atomic_tasks(dataset).items()}
+    datasets = spec.datasets()
+    tasks = {name: (dataset, steps) for dataset in datasets for name, steps in atomic_tasks(dataset).items()}
     for name, folder in orders:
         dataset, steps = tasks[name]
+        foreign = foreign_labels(dataset, datasets, spec.ask)
         stats: Counter[str] = Counter()
-        build_task(make_task(dataset, name, steps, settings, stats), folder, spec, stats)
+        build_task(make_task(dataset, name, steps, settings, foreign, stats), folder, spec, stats)
         _tell(done=name, folder=os.fspath(folder))
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 import seqio
 
 from seqgpt_jax.data.datasets import Dataset, atomic_tasks
+from seqgpt_jax.data.label_pools import foreign_labels
 from seqgpt_jax.data.mixtures import resolve_mixture
-from seqgpt_jax.data.questions import EncodeConfig
+from seqgpt_jax.data.questions import AskContext, EncodeConfig, ask_context
+from seqgpt_jax.data.rates import mixing_rates
 from seqgpt_jax.prompt import get_format
 from seqgpt_jax.vocabulary import Vocabulary
 from tasks.preprocessors import ask_and_encode, record_source, split_questions
@@ -43,30 +45,46 @@ class TaskSettings:
 
 
 def register(
-    mixture: str, data_dir: Path | None = None, *, settings: TaskSettings, rate_cap: int = RATE_CAP
+    mixture: str,
+    data_dir: Path | None = None,
+    *,
+    settings: TaskSettings,
+    rate_cap: int | None = RATE_CAP,
+    temperature: float = 1.0,
+    weights: Mapping[str, float] | None = None,
 ) -> list[str]:
-    """Registers a mixture of data/datasets.py and its tasks with SeqIO; returns the names of the tasks.
+    """Registers a mixture of data/mixtures.py and its tasks with SeqIO; returns the names of the tasks.
 
-    To register again is harmless: the same settings change nothing, others replace what there was. UserError for an
-    unknown mixture, or data that is not there.
+    Rates: those of data/rates.py by the training records of each task, or 1 each where not every dataset has any. To
+    register again is harmless: the same settings change nothing, others replace what there was. UserError for an
+    unknown mixture, data that is not there, or a weight that names nothing.
     """
     datasets = resolve_mixture(mixture, data_dir)
-    names = [name for dataset in datasets for name in add_tasks(dataset, settings)]
-    held_out = any(dataset.held_out for dataset in datasets)
-    rate = 1.0 if held_out else functools.partial(seqio.mixing_rate_num_examples, maximum=rate_cap)
-    _add_mixture(re.sub(r"\W", "_", mixture), names, rate)
-    return names
+    owners = {name: dataset for dataset in datasets for name in add_tasks(dataset, settings, datasets)}
+    if all("train" in dataset.splits for dataset in datasets):
+        sizes = {name: _num_train_records(name, dataset, settings) for name, dataset in owners.items()}
+        rates = mixing_rates(sizes, rate_cap, temperature, weights)
+    else:
+        rates = dict.fromkeys(owners, 1.0)
+    _add_mixture(re.sub(r"\W", "_", mixture), rates)
+    return list(owners)
 
 
-def add_tasks(dataset: Dataset, settings: TaskSettings) -> list[str]:
-    """Registers one dataset's atomic tasks; returns their names."""
+def _num_train_records(name: str, dataset: Dataset, settings: TaskSettings) -> int:
+    known: int | None = seqio.TaskRegistry.get(name).num_input_examples("train")
+    return known if known is not None else sum(1 for _ in dataset.records("train", settings.limit))
+
+
+def add_tasks(dataset: Dataset, settings: TaskSettings, mixture: Iterable[Dataset] = ()) -> list[str]:
+    """Registers one dataset's atomic tasks; returns their names. mixture: whose labels may be asked as negatives."""
     names = []
+    foreign = foreign_labels(dataset, mixture, settings.encode.ask)
     for name, steps in atomic_tasks(dataset).items():
-        identity = (dataset.meta.name, str(getattr(dataset, "folder", "")), settings.identity())
+        identity = (dataset.declared.name, dataset.place, dataset.splits, settings.identity(), foreign)
         if _registered.get(name) != identity:
             if name in seqio.TaskRegistry.names():
                 seqio.TaskRegistry.remove(name)
-            seqio.TaskRegistry.add_provider(name, make_task(dataset, name, steps, settings))
+            seqio.TaskRegistry.add_provider(name, make_task(dataset, name, steps, settings, foreign))
             _registered[name] = identity
         names.append(name)
     return names
@@ -80,15 +98,27 @@ def make_task(
     name: str,
     steps: tuple[str, ...],
     settings: TaskSettings,
+    foreign: tuple[str, ...] = (),
     stats: Counter[str] | None = None,
 ) -> seqio.Task:
-    """The seqio.Task of one dataset's steps. stats: counts what data/questions.py STATS names, in all that is read."""
+    """The seqio.Task of one dataset's steps.
+
+    foreign: labels of other datasets that its training questions may ask (label_pools.foreign_labels). stats: counts
+    what data/questions.py STATS names, in all that is read.
+    """
     vocabulary = SeqioVocabulary(settings.vocabulary)
     features = {
         "inputs": seqio.Feature(vocabulary, add_eos=False),
         "targets": seqio.Feature(vocabulary, add_eos=True),  # the preprocessor has put it there
     }
     stats = Counter() if stats is None else stats
+
+    @functools.lru_cache(maxsize=1)  # a pass over the records has one seed
+    def context(split: str, seed: int) -> AskContext:
+        return ask_context(
+            dataset, split, steps, settings.encode.ask, seed, foreign, settings.limit, sample_seed=settings.seed
+        )
+
     preprocessor = functools.partial(
         ask_and_encode,
         dataset=dataset,
@@ -96,6 +126,7 @@ def make_task(
         vocabulary=settings.vocabulary,
         config=settings.encode,
         stats=stats,
+        context=context,
         strings=settings.strings,
     )
     return seqio.Task(
@@ -110,9 +141,9 @@ def make_task(
     )
 
 
-def _add_mixture(name: str, tasks: Iterable[str], rate: object) -> None:
+def _add_mixture(name: str, rates: Mapping[str, float]) -> None:
     if name in seqio.TaskRegistry.names():  # a mixture of one dataset, which bears its name
         return
     if name in seqio.MixtureRegistry.names():
         seqio.MixtureRegistry.remove(name)
-    seqio.MixtureRegistry.add(name, list(tasks), default_rate=rate)
+    seqio.MixtureRegistry.add(name, list(rates.items()))

@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from seqgpt_jax.atomic import AtomicExample
 from seqgpt_jax.data.datasets import Dataset, sample_records
-from seqgpt_jax.data.questions import EncodeConfig, ask_record, encode_examples
+from seqgpt_jax.data.questions import ALONE, AskContext, EncodeConfig, ask_record, encode_examples
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.prompt import get_format
 from seqgpt_jax.records import Record, record_from_dict, record_to_dict
@@ -126,13 +126,15 @@ def ask_and_encode(
     vocabulary: Vocabulary,
     config: EncodeConfig,
     stats: Counter[str],
+    context: Callable[[str, int], AskContext] = lambda split, seed: ALONE,
     strings: bool = True,
 ) -> tf.data.Dataset:
     """From records to questions, those about BATCH records at once.
 
     inputs (prompts) and targets (answers with EOS) are the tokenizer's ids + 1, int32, laid end to end; num_inputs and
     num_targets say how many are whose. Beside them the STRINGS: the prompt and the answer in words (uncut), the
-    question and its record as JSON. stats counts what encode_examples counts, while the dataset is read.
+    question and its record as JSON. context: that of a split and a seed. stats counts what ask_record and
+    encode_examples count, while the dataset is read.
     """
     prompt_format = get_format(config.prompt_format)
 
@@ -143,7 +145,8 @@ def ask_and_encode(
         for raw in records.tolist():
             fields = json.loads(raw)
             record = record_from_dict(fields["record"])
-            asked = ask_record(record, dataset, fields["split"], steps, config.ask, fields["seed"])
+            split, seed = fields["split"], fields["seed"]
+            asked = ask_record(record, dataset, split, steps, config.ask, seed, context(split, seed), stats)
             examples += asked
             sources += [raw] * len(asked)
         tokens = encode_examples(examples, vocabulary, config, stats)

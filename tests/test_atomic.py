@@ -6,19 +6,16 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from seqgpt_jax.atomic import (
     ask_next,
     check_labels,
     decompose,
-    locate,
     normalise_label,
-    normalise_text,
     recompose,
 )
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.occurrences import normalise_text
 from seqgpt_jax.records import (
     ClassificationRecord,
     DatasetMeta,
@@ -45,20 +42,6 @@ def span(text: str, label: str, string: str, nth: int = 0) -> Span:
 
 
 # --- normalisation ---------------------------------------------------------------------------------------------------
-
-
-def test_normalise_text_keeps_offsets() -> None:
-    breaks = "\t\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-    assert normalise_text(f" a{breaks}b \u3000 c\x1f\n ") == " a" + " " * len(breaks) + "b \u3000 c"
-    assert normalise_text("a\r\nb") == "a  b"
-
-
-@given(st.text())
-def test_normalised_text_is_one_line(text: str) -> None:
-    written = normalise_text(text)
-    assert len(written.splitlines()) <= 1 and "\t" not in written
-    assert len(written) <= len(text) and normalise_text(written) == written
-    assert all(a == b or b == " " for a, b in zip(text, written, strict=False))
 
 
 def test_labels_that_cannot_be_asked() -> None:
@@ -182,10 +165,8 @@ def test_extraction() -> None:
     assert example.text == "Paris Hilton stayed at the Paris Hilton in Paris"
     assert example.answer == {"person": ("Paris Hilton",), "hotel": ("the Paris Hilton",), "city": ("Paris",)}
     predicted = recompose(replace(record, spans=()), dataset, [example])
-    assert isinstance(predicted, ExtractionRecord)
-    assert {(s.label, s.start) for s in predicted.spans} == {
-        ("person", 0), ("person", 27), ("hotel", 23), ("city", 0), ("city", 27), ("city", 43)
-    }  # fmt: skip
+    assert isinstance(predicted, ExtractionRecord)  # nothing that lies inside what another label answers
+    assert {(s.label, s.start) for s in predicted.spans} == {("person", 0), ("hotel", 23), ("city", 43)}
     assert all(PARIS[s.start : s.end] == s.text for s in predicted.spans)
 
 
@@ -252,9 +233,8 @@ def test_relations() -> None:
         assert isinstance(predicted, RelationRecord)
         assert len(answered) == len(decompose(CURIE_RECORD, each))
         triples = [(r.label, predicted.entities[r.head], predicted.entities[r.tail]) for r in predicted.relations]
-        curie = [span(CURIE, "person", "Marie Curie", nth) for nth in (0, 1)]
-        # drawn between the nearest occurrences: 13 code points before Warsaw, 9 before Passy
-        assert [(label, head) for label, head, tail in triples] == [("born in", curie[1]), ("died in", curie[1])]
+        curie = span(CURIE, "person", "Marie Curie")  # the first of its occurrences
+        assert [(label, head) for label, head, tail in triples] == [("born in", curie), ("died in", curie)]
         assert [tail.text for _, _, tail in triples] == ["Warsaw", "Passy"]
 
 
@@ -284,7 +264,7 @@ def test_a_mention_under_two_types_and_an_invented_one() -> None:
     assert (predicted.entities[relation.head].text, predicted.entities[relation.tail].text) == ("Ford", "Ann")
 
 
-def test_a_mention_inside_a_longer_one_has_a_place_where_a_relation_needs_it() -> None:
+def test_mentions_inside_a_longer_one() -> None:
     text = "androgen receptor binds androgens"
     dataset = meta("RE", "part of", entity_labels=("protein",))
     record = RelationRecord("0", "RE", text, (), ())
@@ -294,8 +274,12 @@ def test_a_mention_inside_a_longer_one_has_a_place_where_a_relation_needs_it() -
     said = replace(questions["receptor", "androgen receptor"], answer=("part of",))
     predicted = recompose(record, dataset, [entities, said])
     assert isinstance(predicted, RelationRecord)
-    assert [entity.text for entity in predicted.entities] == ["androgen receptor", "receptor"]
-    assert predicted.relations == (Relation("part of", 1, 0),)
+    assert [(entity.text, entity.start) for entity in predicted.entities] == [
+        ("androgen receptor", 0),
+        ("androgen", 0),  # elsewhere it is a part of a word
+        ("receptor", 9),
+    ]
+    assert predicted.relations == (Relation("part of", 2, 0),)
 
 
 def test_relation_answers_without_mentions() -> None:
@@ -347,6 +331,38 @@ def test_events() -> None:
     predicted, answered = predict(ATTACK_RECORD, EVENTS, [triggers, kind, arguments])
     assert predicted == ATTACK_RECORD  # each argument at the trigger nearest to it
     assert [example.source.step for example in answered] == ["trigger", "argument"]
+
+
+def test_events_mean_the_occurrences_that_are_nearest_to_one_another() -> None:
+    text = "The attack shocked Oslo. Ann, who lives in Oslo, says that in the attack Ann saw Bob."
+    second = span(text, "attack", "attack", 1)
+    arguments = (span(text, "witness", "Ann", 1), span(text, "victim", "Bob"))
+    dataset = meta("EE", "attack", roles=("victim", "place", "witness"))
+    record = EventRecord("0", "EE", text, (Event("attack", second, arguments),))
+    predicted, _ = predict(record, dataset, decompose(record, dataset))
+    assert predicted == record  # no argument is nearest to the first attack, so it is no event
+
+    bare = EventRecord("0", "EE", text, (Event("attack", second),))
+    predicted, _ = predict(bare, dataset, decompose(bare, dataset))
+    assert isinstance(predicted, EventRecord)  # nothing says which of them it is
+    assert predicted.events == (Event("attack", span(text, "attack", "attack")), Event("attack", second))
+
+    text = "Ann met Bob on Monday, and Ann met Eve on Monday."
+    record = EventRecord(
+        "0",
+        "EE",
+        text,
+        tuple(
+            Event(
+                "meet",
+                span(text, "meet", "met", nth),
+                (span(text, "who", "Ann", nth), span(text, "who", other), span(text, "when", "Monday", nth)),
+            )
+            for nth, other in enumerate(("Bob", "Eve"))
+        ),
+    )
+    dataset = meta("EE", "meet", roles=("who", "when"))
+    assert predict(record, dataset, decompose(record, dataset))[0] == record
 
 
 def test_events_in_chinese_with_shared_roles() -> None:
@@ -411,8 +427,13 @@ def test_answers_without_a_place_of_their_own() -> None:
     predicted = recompose(
         record, meta("NER", "x"), [replace(question, answer={"x": ("New York", "York", "art", "Oslo")})]
     )
-    assert isinstance(predicted, ExtractionRecord)  # York lies inside New York: it says nothing more, and nothing wrong
-    assert predicted.spans == (Span("x", 0, 8, "New York"), Span("x", -1, -1, "art"), Span("x", -1, -1, "Oslo"))
+    assert isinstance(predicted, ExtractionRecord)  # what is inside New York, or inside a word, stands nowhere else
+    assert predicted.spans == (
+        Span("x", 0, 8, "New York"),
+        Span("x", 4, 8, "York"),
+        Span("x", 10, 13, "art"),
+        Span("x", -1, -1, "Oslo"),
+    )
 
 
 def test_what_was_not_asked_stays() -> None:
@@ -437,44 +458,3 @@ def test_gold_labels_that_the_dataset_does_not_have() -> None:
     ):
         with pytest.raises(UserError, match=r"dataset d, record 7: gold label '(b|attack)'"):
             decompose(record, dataset)
-
-
-# --- read back -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "strings", "starts"),
-    [
-        ("art party art", ["art"], [0, 10]),  # not inside a word
-        ("party", ["art"], []),
-        ("élan élan", ["lan"], []),
-        ("19 of 1990", ["19"], [0]),  # nor inside a number
-        ("5km, B2", ["5", "B"], [0, 5]),  # a number beside letters is cut off from them
-        ("小明和小明", ["小明"], [0, 3]),  # Chinese has no such edges
-        ("用Python3写", ["Python"], [1]),
-        ("New York, York", ["York", "New York"], [0, 10]),  # not inside a longer answered span of its label
-        ("aa.aa.aa", ["aa.aa", "aa"], [0, 6]),
-        ("a\nb a b", ["a b"], [0, 4]),  # offsets are those of the text as it is
-        ("x", ["y", ""], []),
-    ],
-)
-def test_locate(text: str, strings: list[str], starts: list[int]) -> None:
-    spans = locate(text, {"l": strings})
-    assert [found.start for found in spans] == starts
-    assert all(text[found.start : found.end] == found.text for found in spans)
-
-
-def test_locate_looks_at_each_label_alone() -> None:
-    assert len(locate("New York", {"a": ["New York"], "b": ["York"]})) == 2
-
-
-@given(text=st.text("ab1 小é\n", max_size=20), strings=st.lists(st.text("ab1 小é", max_size=4), max_size=5))
-def test_locate_finds_only_what_was_answered(text: str, strings: list[str]) -> None:
-    spans = locate(text, {"l": strings})
-    assert len(set(spans)) == len(spans)
-    for found in spans:
-        assert (
-            normalise_text(text + "|")[found.start : found.end] in strings
-            and text[found.start : found.end] == found.text
-        )
-    assert [s.start for s in spans] == sorted(s.start for s in spans)

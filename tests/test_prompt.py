@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqgpt_jax.atomic import NONE, AtomicExample, Kind, Source, normalise_label, normalise_text
+from seqgpt_jax.atomic import NONE, AtomicExample, Kind, Source, normalise_label
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.occurrences import normalise_text
 from seqgpt_jax.prompt import GEN, SEQGPT_V1, get_format
 
 SOURCE = Source("d", "train", "0", "NER", "en", "extract")

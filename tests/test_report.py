@@ -12,6 +12,7 @@ from seqgpt_jax.evaluation import DatasetEvaluation, Evaluation
 from seqgpt_jax.metrics import DatasetScore
 from seqgpt_jax.report import read_losses, section_to_dict, section_to_text, write_report
 from seqgpt_jax.training.journal import StageResult
+from seqgpt_jax.training.stage_data import DatasetCounts, StageData, write_stage_data
 
 STAGES = (
     StageResult("synthetic", 300, 5.25, 0.81, 0.7, 1_020_000, 300.0, 3400.0, 500.0),
@@ -123,6 +124,23 @@ def test_report_md_and_figures(tmp_path: Path, evaluation: Evaluation) -> None:
     for path in (tmp_path / "figures").iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob(".*"))
+
+
+def test_the_data_of_a_stage_is_shown(tmp_path: Path, evaluation: Evaluation) -> None:
+    datasets = (
+        DatasetCounts("films", "SA", "en", 1000, 50_000, 9_000, cut=7, dropped=0, leaked=3),
+        DatasetCounts("names", "NER", "zh", 500, 20_000, 8_000, cut=5, dropped=2, leaked=0),
+        DatasetCounts("plots", "CLS", "en", 100, 4_000, 500, cut=0, dropped=0, leaked=40),
+    )
+    write_stage_data(tmp_path, "real", StageData("held_in", "train", 2, datasets))
+    report = write_report(tmp_path, STAGES, {"held_out": evaluation})
+    assert "data" not in report["stages"][0]
+    data = report["stages"][1]["data"]
+    assert (data["examples"], data["tokens"], data["cut"], data["dropped"], data["leaked"]) == (1600, 74_000, 12, 2, 43)
+    assert data["datasets"][0]["name"] == "films"
+    text = (tmp_path / "report.md").read_text("utf-8")
+    assert "| real | held_in | 3 | 1,600 | 74,000 | 12 | 2 | 43 |" in text
+    assert "- real, leaked: plots 40, films 3\n" in text
 
 
 def test_a_run_without_losses_has_no_loss_figure(tmp_path: Path, evaluation: Evaluation) -> None:

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
 
-from seqgpt_jax.atomic import normalise_text
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.occurrences import normalise_text
 from seqgpt_jax.prompt import GEN, SEQGPT_V1
 from seqgpt_jax.synthesis.generator import generate_mixture
 from seqgpt_jax.vocabulary import SPECIAL_TOKENS, Vocabulary, train_tokenizer

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from seqgpt_jax.data.cache_build import BuildJob, build_tasks
 from seqgpt_jax.data.datasets import Dataset, atomic_tasks
+from seqgpt_jax.data.label_pools import foreign_labels
 from seqgpt_jax.data.leaks import TRAIN, ensure_leaks
 from seqgpt_jax.data.mixtures import training_datasets
 from seqgpt_jax.data.questions import EncodeConfig
@@ -83,9 +84,17 @@ class CacheSpec:
         return {each.dataset: each.record_ids for each in found if each.leaks}
 
     def key(
-        self, dataset: Dataset, steps: Sequence[str], tokenizer_fingerprint: str, leaked: Collection[str] = ()
+        self,
+        dataset: Dataset,
+        steps: Sequence[str],
+        tokenizer_fingerprint: str,
+        foreign: Sequence[str] = (),
+        leaked: Collection[str] = (),
     ) -> str:
-        """A hash of all that one task's token ids depend on. leaked: ids of the records that are left out."""
+        """A hash of all that one task's token ids depend on.
+
+        foreign: labels of other datasets that it may ask. leaked: ids of the records that are left out.
+        """
         parts = {
             "cache_format": CACHE_FORMAT,
             "dataset": dataset.declared.name,
@@ -95,6 +104,7 @@ class CacheSpec:
             "tokenizer": tokenizer_fingerprint,
             "code": preprocessing_fingerprint(),
             "encode": dataclasses.asdict(self.encode_config()),
+            "foreign": list(foreign),
             "passes": self.passes,
             "limit": self.limit,
             "seed": self.seed,
@@ -201,13 +211,15 @@ def planned_tasks(spec: CacheSpec, cache_dir: Path, leaked: Mapping[str, Collect
     """The tasks of a spec, those first that take longest to build. UserError as from ensure_cache."""
     vocabulary_print = Vocabulary.from_pretrained(spec.tokenizer).fingerprint()
     tasks: dict[str, PlannedTask] = {}
-    for dataset in spec.datasets():
+    datasets = spec.datasets()
+    for dataset in datasets:
+        foreign = foreign_labels(dataset, datasets, spec.ask)
         skip = leaked.get(dataset.declared.name, ())
         size = min(spec.limit or sys.maxsize, dataset.declared.splits.get(spec.split, 1_000))
         for name, steps in atomic_tasks(dataset).items():
             if name in tasks:
                 raise UserError(f"two datasets of '{spec.mixture}' give a task named '{name}' (rename one)")
-            folder = cache_dir / f"{name}-{spec.key(dataset, steps, vocabulary_print, skip)}"
+            folder = cache_dir / f"{name}-{spec.key(dataset, steps, vocabulary_print, foreign, skip)}"
             tasks[name] = PlannedTask(name, dataset, steps, folder, size)
     # Relations come first: there is a question for each pair of mentions.
     return sorted(tasks.values(), key=lambda task: (task.steps != ("relation",), -task.num_records, task.name))

@@ -139,16 +139,12 @@ class FolderDataset(Dataset):
 
     def fingerprint(self, split: str) -> str:
         self._check_split(split)
-        digest = hashlib.sha256(self._hash("meta.json").encode())
-        digest.update(self._hash(self._files[split].name).encode())
+        digest = hashlib.sha256(hash_file(self.folder / "meta.json").encode())
+        digest.update(hash_file(self._files[split]).encode())
         if self._given_meta.task in ("RE", "EE"):  # see `meta`
-            for name in sorted(path.name for path in self._files.values()):
-                digest.update(self._hash(name).encode())
+            for path in sorted(self._files.values()):
+                digest.update(hash_file(path).encode())
         return digest.hexdigest()
-
-    def _hash(self, name: str) -> str:
-        stat = (self.folder / name).stat()
-        return _hash_file(self.folder / name, stat.st_size, stat.st_mtime_ns)
 
 
 class GeneratedDataset(Dataset):
@@ -204,7 +200,7 @@ def generated_records(mixture: str, num: int, seed: int = 0) -> Iterator[Record]
 
 # --- atomic tasks ----------------------------------------------------------------------------------------------------
 
-_STEPS = {"RE": ("entities", "relation"), "EE": ("trigger", "event_type", "argument")}
+ATOMIC_STEPS = {"RE": ("entities", "relation"), "EE": ("trigger", "event_type", "argument")}
 
 
 def atomic_tasks(dataset: Dataset) -> dict[str, tuple[str, ...]]:
@@ -215,8 +211,8 @@ def atomic_tasks(dataset: Dataset) -> dict[str, tuple[str, ...]]:
     """
     meta = dataset.declared
     name = re.sub(r"\W", "_", meta.name)  # SeqIO allows no hyphens and no blanks
-    if meta.task in _STEPS:
-        return {f"{name}_{step}": (step,) for step in _STEPS[meta.task]}
+    if meta.task in ATOMIC_STEPS:
+        return {f"{name}_{step}": (step,) for step in ATOMIC_STEPS[meta.task]}
     return {name: ("classify", "extract")}
 
 
@@ -248,6 +244,12 @@ def _with_event_schema(meta: DatasetMeta, records: Iterable[Record]) -> DatasetM
         type_: tuple(sorted(found, key=lambda role: order.get(role, len(order)))) for type_, found in roles.items()
     }
     return dataclasses.replace(meta, event_schema=schema)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content, read again only when its size or time has changed."""
+    stat = path.stat()
+    return _hash_file(path, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=4096)

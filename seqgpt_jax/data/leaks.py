@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from tqdm import tqdm
@@ -35,6 +35,7 @@ from seqgpt_jax.data.datasets import Dataset, GeneratedDataset
 from seqgpt_jax.data.mixtures import data_folder_of, find_folder_datasets
 from seqgpt_jax.data.ngrams import hash_texts, mix
 from seqgpt_jax.records import ClassificationRecord, ExtractionRecord, Record
+from seqgpt_jax.tables import text_table
 
 NGRAM = 13  # tokens, as in GPT-3's (Brown et al. 2020, appendix C) and PaLM's checks
 MIN_SHARE = 0.5  # of the windows of a training record
@@ -188,18 +189,19 @@ def _hash_records(records: Sequence[Record], first: int) -> tuple[np.ndarray, ..
     return inputs, texts, mix(windows ^ asked[owners]), windows, owners + first
 
 
-def _asked(records: Iterable[Record]) -> tuple[list[str], list[str], list[str]]:
+def _asked(records: Iterable[Record]) -> tuple[list[str], ...]:
     """The columns text_pair, question and target; "" where a record has none."""
-    pairs: list[str] = []
-    questions: list[str] = []
-    targets: list[str] = []
+    columns: tuple[list[str], ...] = ([], [], [])
     for record in records:
-        is_choice = isinstance(record, ClassificationRecord)
-        has_question = isinstance(record, ClassificationRecord | ExtractionRecord)
-        pairs.append((is_choice and record.text_pair) or "")
-        questions.append((has_question and record.question) or "")
-        targets.append(record.target.text if is_choice and record.target else "")
-    return pairs, questions, targets
+        pair = question = target = None
+        if isinstance(record, ClassificationRecord):
+            pair, question = record.text_pair, record.question
+            target = record.target.text if record.target else None
+        elif isinstance(record, ExtractionRecord):
+            question = record.question
+        for column, field in zip(columns, (pair, question, target), strict=True):
+            column.append(field or "")
+    return columns
 
 
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
@@ -285,6 +287,42 @@ def _compare(dataset: Dataset, records: _Hashed, every: _Index, own: _Index) -> 
     meta = dataset.declared
     found = tuple(leaks[i] for i in sorted(leaks))
     return DatasetLeaks(meta.name, meta.language, meta.task, len(records.ids), len(shared_texts), found)
+
+
+# --- showing them ----------------------------------------------------------------------------------------------------
+
+
+def leaks_to_dict(found: Sequence[DatasetLeaks]) -> dict[str, Any]:
+    """For `seqgpt data leaks --json`: the rule, the totals, and each dataset with its leaks."""
+    totals = Counter[str]()
+    for each in found:
+        totals.update(each.counts())
+    return {
+        "rule": {"ngram": NGRAM, "min_share": MIN_SHARE},
+        "num_datasets": len(found),
+        "num_records": sum(each.num_records for each in found),
+        "num_leaks": sum(len(each.leaks) for each in found),
+        "counts": dict(totals),
+        "shared_texts": sum(each.shared_texts for each in found),
+        "datasets": [{**dataclasses.asdict(each), "counts": each.counts()} for each in found],
+    }
+
+
+def leaks_to_text(found: Sequence[DatasetLeaks]) -> str:
+    """A table of the datasets that have any, most first, in words of the terminal."""
+    reasons = list(found[0].counts()) if found else []
+    rows = [["dataset", "language", "task", "records", "leaked", "share", *reasons, "kept: text alone"]]
+    some = [each for each in found if each.leaks or each.shared_texts]
+    for each in sorted(some, key=lambda each: (-len(each.leaks), each.dataset)):
+        counts = [str(number) for number in each.counts().values()]
+        share = f"{len(each.leaks) / each.num_records:.2%}"
+        row = [each.dataset, each.language, each.task, f"{each.num_records:,}", str(len(each.leaks)), share]
+        rows.append([*row, *counts, str(each.shared_texts)])
+    records, leaks = sum(each.num_records for each in found), sum(len(each.leaks) for each in found)
+    sums = [sum(each.counts()[reason] for each in found) for reason in reasons]
+    all_row = ["all", "", "", f"{records:,}", str(leaks), f"{leaks / max(records, 1):.2%}"]
+    rows.append([*all_row, *map(str, sums), str(sum(each.shared_texts for each in found))])
+    return "\n".join(text_table(rows, num_left=3))
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

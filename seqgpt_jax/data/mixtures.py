@@ -25,6 +25,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from seqgpt_jax.data.datasets import Dataset, FolderDataset, GeneratedDataset
+from seqgpt_jax.data.hub import hub_datasets
+from seqgpt_jax.data.t5_sources import t5_datasets
+from seqgpt_jax.data.tfds_sources import tfds_datasets
 from seqgpt_jax.errors import RecordError, UserError
 from seqgpt_jax.records import LANGUAGES, TASKS
 from seqgpt_jax.synthesis import generator
@@ -88,12 +91,11 @@ def known_sources(data_dir: Path | None = None) -> dict[str, list[Dataset]]:
     listed whether they have been prepared on this machine or not. Hub datasets cannot be listed.
     """
     folder = _data_folder(data_dir)
-    generated = [dataset for family in generator.families() for dataset in _generated(family)]
     return {
         "folder": find_folder_datasets(folder) if folder else [],
-        "generator": generated,
-        "tfds": [],
-        "t5": [],
+        "generator": [dataset for family in generator.families() for dataset in _generated(family)],
+        "tfds": list(tfds_datasets(_held_out_names(folder)).values()),
+        "t5": list(t5_datasets(_held_out_names(folder)).values()),
     }
 
 
@@ -128,6 +130,8 @@ def _distinct(datasets: Iterable[Dataset]) -> list[Dataset]:
 
 
 def _resolve_part(part: str, folder: Path | None) -> list[Dataset]:
+    if part.startswith("hub:"):
+        return hub_datasets(part.removeprefix("hub:"))
     if match := _FIRST.fullmatch(part):
         datasets = _resolve_name(match["name"], folder)
         return _first(datasets, match["name"], int(match["number"]), int(match["seed"] or 0))
@@ -144,11 +148,14 @@ def _first(datasets: Sequence[Dataset], name: str, number: int, seed: int) -> li
 
 
 def _resolve_name(name: str, folder: Path | None) -> list[Dataset]:
+    source, colon, inner = name.partition(":")
+    if colon and source in ("tfds", "t5"):
+        return _of_source(source, inner, folder)
     if os.sep in name:
         return find_folder_datasets(Path(name))
-    generated = _generated(name)
-    if generated:
-        return generated
+    for found in (_generated(name), _published(name, folder)):
+        if found:
+            return found
     if folder is None:
         if any(name == partition or name.startswith(f"{partition}_") for partition in PARTITIONS):
             raise UserError(f"mixture '{name}' needs real datasets (set SEQGPT_DATA_DIR to their folder)")
@@ -162,6 +169,26 @@ def _resolve_name(name: str, folder: Path | None) -> list[Dataset]:
             if name in names:
                 return [FolderDataset(folder / language / name, held_out=partition == "held_out")]
     raise _unknown(name, _known_names(partitions))
+
+
+def _of_source(source: str, name: str, folder: Path | None) -> list[Dataset]:
+    """A dataset of TFDS or t5, or all whose names begin so: glue -> glue/cola, glue/sst2; glue_cola_v002 ..."""
+    held_out = _held_out_names(folder)
+    datasets: Mapping[str, Dataset] = tfds_datasets(held_out) if source == "tfds" else t5_datasets(held_out)
+    found = [dataset for key, dataset in datasets.items() if key == name or re.match(rf"{re.escape(name)}[/_]", key)]
+    if not found:
+        close = difflib.get_close_matches(name, datasets, n=3, cutoff=0.4) or list(datasets)[:3]
+        raise UserError(f"unknown mixture '{source}:{name}' (did you mean {', '.join(close)}?)")
+    return found
+
+
+def _published(name: str, folder: Path | None) -> list[Dataset]:
+    """The dataset of TFDS or t5 that bears this name: tfds_glue_cola, t5_glue_cola_v002."""
+    if not name.startswith(("tfds_", "t5_")):
+        return []
+    held_out = _held_out_names(folder)
+    datasets: list[Dataset] = [*tfds_datasets(held_out).values(), *t5_datasets(held_out).values()]
+    return [dataset for dataset in datasets if dataset.declared.name == name]
 
 
 def _generated(name: str) -> list[Dataset]:
@@ -246,6 +273,13 @@ def data_folder_of(dataset: Dataset, data_dir: Path | None = None) -> Path | Non
         return parents[1] if len(parents) > 1 and (parents[1] / "partitions.json").is_file() else None
     folder = _data_folder(data_dir)
     return folder.resolve() if folder else None
+
+
+def _held_out_names(folder: Path | None) -> set[str]:
+    """The held-out datasets of a data folder, whose copies in other sources are held out too."""
+    if folder is None or not (folder / "partitions.json").is_file():
+        return set()
+    return {name for names in _read_partitions(folder)["held_out"].values() for name in names}
 
 
 def _is_held_out(folder: Path) -> bool:

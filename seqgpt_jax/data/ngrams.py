@@ -112,7 +112,7 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 def _hash_runs(values: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """uint64 [N]: for each run values[start : start + count], the mixed sum of mix(value) times base to its place."""
+    """uint64 [N]: for each run values[start : start + count], the mixed sum of mix(value) * base**place, from 1."""
     hashes = np.zeros(len(counts), np.uint64)
     some = np.flatnonzero(counts)
     if len(some):

@@ -17,14 +17,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from seqgpt_jax.atomic import STEPS, AtomicExample, decompose
+from seqgpt_jax.data.balance import EVEN, Balance, balance
 from seqgpt_jax.data.datasets import Dataset, sample_records
+from seqgpt_jax.data.label_pools import label_pool
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.negatives import AskConfig, evaluation_questions, training_questions
+from seqgpt_jax.negatives import NO_POOL, AskConfig, LabelPool, evaluation_questions, training_questions
 from seqgpt_jax.prompt import get_format
 from seqgpt_jax.records import Record
 from seqgpt_jax.vocabulary import Vocabulary
 
-STATS = (
+STATS = (  # what is counted
     "examples",
     "tokens",
     "supervised",
@@ -32,8 +34,9 @@ STATS = (
     "cut_tokens",
     "cut_spans",
     "dropped",
+    "surplus",
     "leaked",
-)  # see encode_examples
+)
 _TEXT_SHARES = (1.0, 0.75, 0.5, 0.25)  # of max_tokens, for the prompt of an example whose answer leaves it less
 
 
@@ -62,19 +65,72 @@ class TokenExample:
     num_prompt: int
 
 
+@dataclass(frozen=True)
+class AskContext:
+    """What the questions about one record depend on beyond it; only those of training do (`ask_context`)."""
+
+    pool: LabelPool = NO_POOL
+    balance: Balance = EVEN
+
+
+ALONE = AskContext()
+
+
 def ask_record(
-    record: Record, dataset: Dataset, split: str, steps: Collection[str], config: AskConfig, seed: int
+    record: Record,
+    dataset: Dataset,
+    split: str,
+    steps: Collection[str],
+    config: AskConfig,
+    seed: int,
+    context: AskContext = ALONE,
+    stats: Counter[str] | None = None,
 ) -> list[AtomicExample]:
     """The questions about a record with their gold answers, of these steps of atomic.STEPS alone.
 
-    Train split: shuffled, sampled and chunked (negatives.py), a function of (seed, dataset, record id). Other splits:
-    every label in the order of the dataset, as prediction asks.
+    Train split: shuffled, sampled and chunked (negatives.py), a function of (seed, dataset, record id) and the context;
+    counts in stats the questions that balance leaves out (surplus). Other splits: every label in the order of the
+    dataset, as prediction asks.
     """
     meta = dataset.record_meta(record)
     examples = [example for example in decompose(record, meta, split) if example.source.step in steps]
     if split != "train":
         return evaluation_questions(examples, config.max_extract_labels)
-    return training_questions(examples, config, random.Random(f"{seed}/{meta.name}/{record.id}"))
+    if surplus := context.balance.surplus(record):
+        kept = [each for each in examples if (each.source.step, each.source.query) not in surplus]
+        if stats is not None:
+            stats["surplus"] += len(examples) - len(kept)
+        examples = kept
+    rng = random.Random(f"{seed}/{meta.name}/{record.id}")
+    return training_questions(examples, config, rng, context.pool)
+
+
+def ask_context(
+    dataset: Dataset,
+    split: str,
+    steps: Collection[str],
+    config: AskConfig,
+    seed: int,
+    foreign: tuple[str, ...] = (),
+    limit: int | None = None,
+    sample_seed: int = 0,
+) -> AskContext:
+    """What `ask_record` needs of a dataset's split, worked out once: reads the split where it has choices to balance.
+
+    foreign: see label_pools.foreign_labels. limit, sample_seed: the sample of records that will be asked.
+    """
+    if split != "train":
+        return ALONE
+    pool = label_pool(dataset.meta, foreign)
+    choices = _CHOICE_STEPS.intersection(steps)
+    if config.max_answer_share == 1 or dataset.meta.task in _TASKS_WITHOUT_CHOICES or not choices:
+        return AskContext(pool)
+    records = dataset.records(split) if limit is None else sample_records(dataset, split, limit, sample_seed)
+    return AskContext(pool, balance(records, choices, config.max_answer_share, f"{seed}/{dataset.meta.name}"))
+
+
+_CHOICE_STEPS = frozenset({"classify", "relation", "event_type"})
+_TASKS_WITHOUT_CHOICES = ("NER", "SF", "MRC-SE")
 
 
 def encode_examples(

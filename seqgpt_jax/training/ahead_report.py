@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
+from seqgpt_jax.tables import text_table
 from seqgpt_jax.training.ahead import Memory, Plan, StepTime, Work
 from seqgpt_jax.training.chips import GIB
 
@@ -105,7 +105,7 @@ def _parameter_lines(plan: Plan) -> list[str]:
         spec = ", ".join(axis or "-" for axis in one.spec)
         rows.append([one.name, shape, one.dtype, f"({spec})", f"{one.bytes_per_device:,}"])
     rows.append(["all", "", "", "", f"{sum(one.bytes_per_device for one in plan.parameters):,}"])
-    return _table(rows, num_left=4)
+    return text_table(rows, num_left=4)
 
 
 def _memory_lines(memory: Memory) -> list[str]:
@@ -157,7 +157,7 @@ def _collective_lines(work: Work) -> list[str]:
         rows.append(["smaller ones", "", str(sum(one.count for one in rest)), "", f"{received / 1e6:.1f}"])
     for kind, total in (_by_kind(work) or {}).items():
         rows.append([f"all {kind}", "", str(total["count"]), "", f"{total['received_bytes'] / 1e6:.1f}"])
-    return _table(rows, num_left=1)
+    return text_table(rows, num_left=1)
 
 
 def _time_lines(time: StepTime | None) -> list[str]:
@@ -183,15 +183,3 @@ def _gib(size: int | None) -> str:
 
 def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3e}"
-
-
-def _table(rows: Sequence[Sequence[str]], num_left: int) -> list[str]:
-    """num_left: columns that are aligned to the left; the others hold numbers."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column < num_left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -32,6 +32,7 @@ class StageResult:
     """How a stage went, from its rows in metrics.jsonl. The losses are means over the first and last steps (up to 20).
 
     Tokens are those in the rows, without padding; supervised tokens are the part of them that the loss is over.
+    protocol: few_shot where held-out datasets were trained on, which every report says.
     """
 
     name: str
@@ -43,6 +44,7 @@ class StageResult:
     seconds: float
     tokens_per_second: float
     supervised_per_second: float
+    protocol: str = "zero_shot"
 
 
 class Journal:
@@ -120,7 +122,7 @@ def read_rows(run_dir: Path, stage: str | None = None) -> list[dict[str, Any]]:
     return [row for row in rows if stage is None or row["stage"] == stage]
 
 
-def summarise_stage(run_dir: Path, stage: str) -> StageResult:
+def summarise_stage(run_dir: Path, stage: str, protocol: str = "zero_shot") -> StageResult:
     """The result of a stage that has at least one row."""
     rows = read_rows(run_dir, stage)
     edge = min(_SMOOTHED, max(1, len(rows) // 4))
@@ -136,6 +138,7 @@ def summarise_stage(run_dir: Path, stage: str) -> StageResult:
         seconds=seconds,
         tokens_per_second=tokens / seconds,
         supervised_per_second=targets / seconds,
+        protocol=protocol,
     )
 
 

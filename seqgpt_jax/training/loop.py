@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from seqgpt_jax.data.cache import ensure_cache
 from seqgpt_jax.data.loader import Batch, ExampleSource, Loader
 from seqgpt_jax.data.plan import BatchPlan, PlanConfig, TaskSize
+from seqgpt_jax.data.rates import mixing_rates
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.architectures import make_model
 from seqgpt_jax.models.decoder import Decoder, DecoderConfig
@@ -46,6 +47,7 @@ from seqgpt_jax.training.partitioning import (
     param_shardings,
 )
 from seqgpt_jax.training.signals import Interrupted, SignalWatch
+from seqgpt_jax.training.stage_data import count_stage_data, write_stage_data
 from seqgpt_jax.training.start import StartingPoint, cache_spec, prepare_start
 from seqgpt_jax.training.step import (
     StepMetrics,
@@ -66,6 +68,7 @@ class SizedSource(ExampleSource, Protocol):
 
     name: str
     lengths: Any  # int32 [N, 2]: tokens, supervised tokens
+    stats: Mapping[str, int]
 
 
 class Evaluator(Protocol):
@@ -117,7 +120,7 @@ def train(
         params: Params | None = None
         for index, stage in enumerate(recipe.stages):
             params = _train_stage(run, index)
-            results.append(summarise_stage(run_dir, stage.name))
+            results.append(summarise_stage(run_dir, stage.name, stage.protocol))
             if params is not None:
                 judged = (
                     evaluator(skeleton.merge(params), start.vocabulary, stage=stage.name, run_dir=run_dir)
@@ -164,6 +167,7 @@ def _train_stage(run: _Run, index: int) -> Params | None:
             return None
         spec = cache_spec(run.recipe, stage, run.run_dir / "tokenizer")
         sources = ensure_cache(spec, run.recipe.data.cache_path(), progress=run.show_progress)
+        write_stage_data(run.run_dir, stage.name, count_stage_data(spec, sources))
         loader = make_loader(sources, run.recipe, stage)
         optimizer = make_optimizer(stage.optimizer, stage.steps, run.skeleton)
         shardings = state_shardings(run.skeleton, optimizer, run.mesh)
@@ -178,11 +182,11 @@ def _train_stage(run: _Run, index: int) -> Params | None:
 
 
 def make_loader(sources: Sequence[SizedSource], recipe: Recipe, stage: Stage) -> Loader:
-    """The batches of a stage on this host. A source's rate is its number of examples, up to the stage's cap."""
+    """The batches of a stage on this host; the rates are those of data/rates.py, by the number of examples."""
     data = recipe.data
-    tasks = [
-        TaskSize(source.name, source.lengths, min(len(source), stage.rate_cap or len(source))) for source in sources
-    ]
+    sizes = {source.name: len(source) for source in sources}
+    rates = mixing_rates(sizes, stage.rate_cap, stage.temperature, stage.weights)
+    tasks = [TaskSize(source.name, source.lengths, rates[source.name]) for source in sources]
     config = PlanConfig(data.rows_per_step, data.row_tokens, data.row_supervised, data.window, recipe.seed)
     counts_folder = data.cache_path() / "plans" if jax.process_index() == 0 else None
     return Loader(BatchPlan(tasks, config, counts_folder), sources, jax.process_index(), jax.process_count())

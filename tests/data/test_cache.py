@@ -66,8 +66,8 @@ def test_the_key_follows_all_that_the_ids_depend_on(root: Path, spec: CacheSpec)
     changed = [dataclasses.replace(spec, **{name: value}) for name, value in changes.items()]
     keys = {each.key(dataset, ("extract",), "tokenizer") for each in changed}
     keys |= {spec.key(other, ("extract",), "tokenizer"), spec.key(dataset, ("classify",), "tokenizer")}
-    keys |= {spec.key(dataset, ("extract",), "another")}
-    assert len(keys) == len(changes) + 3 and base not in keys
+    keys |= {spec.key(dataset, ("extract",), "another"), spec.key(dataset, ("extract",), "tokenizer", ("foreign",))}
+    assert len(keys) == len(changes) + 4 and base not in keys
     moved = dataclasses.replace(spec, mixture="held_in_en", data_dir=None, tokenizer="elsewhere")
     assert moved.key(dataset, ("extract",), "tokenizer") == base, "where things lie is not what they are"
 
