@@ -12,6 +12,7 @@ import os
 import queue
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
@@ -29,7 +30,7 @@ from seqgpt_jax.data.questions import TokenExample
 from seqgpt_jax.data.task_cache import SHARD_RECORDS, Shard, finish_task, write_shard, writing
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.vocabulary import Vocabulary
-from tasks.mixtures import TaskSettings, make_task, task_stats
+from tasks.mixtures import TaskSettings, make_task
 from tasks.preprocessors import BATCH, take_user_error
 from tasks.seqio_vocabulary import SHIFT
 
@@ -61,7 +62,8 @@ def build(job: BuildJob, orders: Iterable[tuple[str, Path]]) -> None:
     for name, folder in orders:
         dataset, steps = tasks[name]
         foreign = foreign_labels(dataset, datasets, spec.ask)
-        build_task(make_task(dataset, name, steps, settings, foreign), folder, spec, task_stats(name))
+        stats: Counter[str] = Counter()
+        build_task(make_task(dataset, name, steps, settings, foreign, stats), folder, spec, stats)
         _tell(done=name, folder=os.fspath(folder))
 
 

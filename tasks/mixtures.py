@@ -98,18 +98,24 @@ _registered: dict[str, object] = {}  # task name -> what it was made of
 
 
 def make_task(
-    dataset: Dataset, name: str, steps: tuple[str, ...], settings: TaskSettings, foreign: tuple[str, ...] = ()
+    dataset: Dataset,
+    name: str,
+    steps: tuple[str, ...],
+    settings: TaskSettings,
+    foreign: tuple[str, ...] = (),
+    stats: Counter[str] | None = None,
 ) -> seqio.Task:
-    """The seqio.Task of one dataset's steps; `task_stats` gives what its preprocessor counts.
+    """The seqio.Task of one dataset's steps.
 
-    foreign: labels of other datasets that its training questions may ask (label_pools.foreign_labels).
+    foreign: labels of other datasets that its training questions may ask (label_pools.foreign_labels). stats: counts
+    what data/questions.py STATS names, in all that is read.
     """
     vocabulary = SeqioVocabulary(settings.vocabulary)
     features = {
         "inputs": seqio.Feature(vocabulary, add_eos=False),
         "targets": seqio.Feature(vocabulary, add_eos=True),  # the preprocessor has put it there
     }
-    stats = _stats[name] = Counter()
+    stats = Counter() if stats is None else stats
     skip = settings.skip.get(dataset.declared.name, ())
 
     @functools.lru_cache(maxsize=1)  # a pass over the records has one seed
@@ -135,14 +141,6 @@ def make_task(
         postprocess_fn=keep_question,
         metric_fns=[make_metric(dataset, steps, get_format(settings.encode.prompt_format))],
     )
-
-
-_stats: dict[str, Counter[str]] = {}
-
-
-def task_stats(name: str) -> Counter[str]:
-    """What data/questions.py has counted for a task (STATS), in all that was read of it so far."""
-    return _stats[name]
 
 
 def _add_mixture(name: str, rates: Mapping[str, float]) -> None:

@@ -182,7 +182,7 @@ def ensure_cache(
     """
     leaked = spec.leaked(Path(cache_dir), progress)
     tasks = planned_tasks(spec, Path(cache_dir), leaked)
-    caches = {task.name: cache for task in tasks if (cache := _open(task.folder)) is not None}
+    caches = {task.name: cache for task in tasks if (cache := open_if_whole(task.folder)) is not None}
     missing = [task for task in tasks if task.name not in caches]
     if missing:
         enough = 1 + spec.passes * sum(task.num_records for task in missing) // _RECORDS_PER_PROCESS
@@ -205,7 +205,6 @@ class PlannedTask:
     steps: tuple[str, ...]
     folder: Path
     num_records: int
-    foreign: tuple[str, ...]  # labels of other datasets that it may ask
 
 
 def planned_tasks(spec: CacheSpec, cache_dir: Path, leaked: Mapping[str, Collection[str]]) -> list[PlannedTask]:
@@ -221,13 +220,13 @@ def planned_tasks(spec: CacheSpec, cache_dir: Path, leaked: Mapping[str, Collect
             if name in tasks:
                 raise UserError(f"two datasets of '{spec.mixture}' give a task named '{name}' (rename one)")
             folder = cache_dir / f"{name}-{spec.key(dataset, steps, vocabulary_print, foreign, skip)}"
-            tasks[name] = PlannedTask(name, dataset, steps, folder, size, foreign)
+            tasks[name] = PlannedTask(name, dataset, steps, folder, size)
     # Relations come first: there is a question for each pair of mentions.
     return sorted(tasks.values(), key=lambda task: (task.steps != ("relation",), -task.num_records, task.name))
 
 
-def _open(folder: Path) -> TaskCache | None:
-    """None where there is nothing, or, with a warning, nothing whole."""
+def open_if_whole(folder: Path) -> TaskCache | None:
+    """The cache in a folder; None where there is nothing, or, with a warning, nothing whole."""
     if not folder.exists():
         return None
     try:

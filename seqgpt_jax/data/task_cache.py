@@ -28,7 +28,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from seqgpt_jax.data.questions import STATS, TokenExample
 from seqgpt_jax.errors import UserError
 
-SHARD_RECORDS = 1 << 13
+SHARD_RECORDS = 1 << 12
 MEMORY_BYTES = 16 << 20  # a task with no more token ids than this is read into memory as a whole
 _WRITER_OPTIONS = "group_size:1,zstd:1"  # group_size 1: reading one example decodes no other
 
