@@ -3,8 +3,8 @@
 What the numbers mean: evaluation.py and metrics.py. What is written:
 
     report.json   stages [{name, steps, loss_first, loss_last, tokens_per_second ..., data {mixture, examples, tokens,
-                  cut, dropped, leaked, datasets [...]}}], protocol ("few_shot" where any stage trained on held-out
-                  datasets, else "zero_shot"), an object a section (held_out):
+                  cut, dropped, leaked, surplus, datasets [...]}}], protocol ("few_shot" where any stage trained on
+                  held-out datasets, else "zero_shot"), an object a section (held_out):
                   classification {accuracy, majority_baseline}, extraction {span_f1, copying_nothing,
                   parse_error_rate, hallucination_rate}, per_language {en, zh: score, baseline, both groups, per_task},
                   per_task {NER: {en, zh}}, datasets [...]
@@ -89,7 +89,7 @@ def _write(path: Path, text: str) -> None:
 def _stage_to_dict(stage: StageResult, data: StageData | None) -> dict[str, Any]:
     fields = _rounded(asdict(stage))
     if data is not None:
-        totals = {name: data.total(name) for name in ("examples", "tokens", "cut", "dropped", "leaked")}
+        totals = {name: data.total(name) for name in _STAGE_TOTALS}
         fields["data"] = {**asdict(data), **totals}
     return fields
 
@@ -271,19 +271,25 @@ def _markdown(
     return "\n".join(parts)
 
 
+_STAGE_TOTALS = ("examples", "tokens", "cut", "dropped", "leaked", "surplus")
+
+
 def _data_section(data: Mapping[str, StageData]) -> list[str]:
     """What the stages were trained on; leaked records by dataset."""
     if not data:
         return []
-    rows = [["stage", "mixture", "datasets", "examples", "tokens", "texts cut", "dropped", "leaked records"]]
+    rows = [["stage", "mixture", "datasets", "examples", "tokens", "texts cut", "dropped", "leaked records", "surplus"]]
     lines = []
     for stage, each in data.items():
-        totals = [f"{each.total(name):,}" for name in ("examples", "tokens", "cut", "dropped", "leaked")]
+        totals = [f"{each.total(name):,}" for name in _STAGE_TOTALS]
         rows.append([stage, each.mixture, str(len(each.datasets)), *totals])
         leaked = sorted((-dataset.leaked, dataset.name) for dataset in each.datasets if dataset.leaked)
         if leaked:
             lines.append(f"- {stage}, leaked: " + ", ".join(f"{name} {-number}" for number, name in leaked))
-    note = "Dropped: questions that fit into no row. Leaked: left out because an evaluation split has the same text."
+    note = (
+        "Dropped: questions that fit into no row. Leaked: left out because an evaluation split has the same text. "
+        "Surplus: questions left out because their answer is too frequent."
+    )
     return ["## Data", "", *markdown_table(rows, num_left=2), "", note, *(["", *lines] if lines else []), ""]
 
 

@@ -131,7 +131,7 @@ def test_report_md_and_figures(tmp_path: Path, evaluation: Evaluation) -> None:
 
 def test_the_data_of_a_stage_is_shown(tmp_path: Path, evaluation: Evaluation) -> None:
     datasets = (
-        DatasetCounts("films", "SA", "en", 1000, 50_000, 9_000, cut=7, dropped=0, leaked=3),
+        DatasetCounts("films", "SA", "en", 1000, 50_000, 9_000, cut=7, dropped=0, leaked=3, surplus=80),
         DatasetCounts("names", "NER", "zh", 500, 20_000, 8_000, cut=5, dropped=2, leaked=0),
         DatasetCounts("plots", "CLS", "en", 100, 4_000, 500, cut=0, dropped=0, leaked=40),
     )
@@ -140,6 +140,7 @@ def test_the_data_of_a_stage_is_shown(tmp_path: Path, evaluation: Evaluation) ->
     assert "data" not in report["stages"][0]
     data = report["stages"][1]["data"]
     assert (data["examples"], data["tokens"], data["cut"], data["dropped"], data["leaked"]) == (1600, 74_000, 12, 2, 43)
+    assert data["surplus"] == 80
     assert data["datasets"][0]["name"] == "films"
     text = (tmp_path / "report.md").read_text("utf-8")
     assert "| real | held_in | 3 | 1,600 | 74,000 | 12 | 2 | 43 |" in text

@@ -13,7 +13,7 @@ from seqgpt_jax.data.cache import CacheSpec
 from seqgpt_jax.data.datasets import atomic_tasks
 from seqgpt_jax.training.checkpoints import write_atomically
 
-_SUMMED = ("examples", "tokens", "supervised", "cut", "dropped")
+_SUMMED = ("examples", "tokens", "supervised", "cut", "dropped", "surplus")
 
 
 class CountedSource(Protocol):
@@ -28,7 +28,8 @@ class DatasetCounts:
     """One dataset, all its atomic tasks together. Examples and tokens of every pass, leaked records of one.
 
     cut: examples that lost the end of their text; dropped: questions that did not fit even so; leaked: records left
-    out because an evaluation split holds them (data/leaks.py).
+    out because an evaluation split holds them (data/leaks.py); surplus: questions left out because their answer is too
+    frequent (data/balance.py).
     """
 
     name: str
@@ -40,6 +41,7 @@ class DatasetCounts:
     cut: int
     dropped: int
     leaked: int
+    surplus: int = 0
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ def test_counts_are_by_dataset(tmp_path: Path) -> None:
     sources = [
         Source("tiny_ee_argument", {"examples": 5, "tokens": 50, "cut": 1, "leaked": 6}),
         Source("tiny_ee_trigger", {"examples": 4, "tokens": 40, "cut": 2, "dropped": 1, "leaked": 6}),
-        Source("tiny_ner", {"examples": 9, "tokens": 90, "supervised": 20, "leaked": 2}),
+        Source("tiny_ner", {"examples": 9, "tokens": 90, "supervised": 20, "leaked": 2, "surplus": 7}),
     ]
     data = count_stage_data(CacheSpec("tiny_ee+tiny_ner+tiny_topics", "", data_dir=str(root), passes=2), sources)
     found = {each.name: (each.examples, each.tokens, each.cut, each.dropped, each.leaked) for each in data.datasets}
     assert found == {"tiny_ee": (9, 90, 3, 1, 3), "tiny_ner": (9, 90, 0, 0, 1), "tiny_topics": (0, 0, 0, 0, 0)}
-    assert data.total("leaked") == 4
+    assert data.total("leaked") == 4 and data.total("surplus") == 7
     write_stage_data(tmp_path, "one", data)
     assert read_stage_data(tmp_path, "one") == data and read_stage_data(tmp_path, "two") is None
