@@ -116,7 +116,7 @@ def test_report_md_and_figures(tmp_path: Path, evaluation: Evaluation) -> None:
     _write_losses(tmp_path)
     write_report(tmp_path, STAGES, {"held_in_validation": evaluation, "held_out": evaluation})
     text = (tmp_path / "report.md").read_text("utf-8")
-    assert "| synthetic | 300 | 5.250 | 0.810 | 3,400 |" in text
+    assert "| synthetic | zero_shot | 300 | 5.250 | 0.810 | 3,400 |" in text
     assert "| zh | MRC-SE | answers | token_f1 | 0.900 | 0.200 | 20 | 10.0% | 5.0% | 2.5% | 3 of 40 |" in text
     named = {line.split("(")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
     drawn = {f"figures/{path.name}" for path in (tmp_path / "figures").iterdir()}
