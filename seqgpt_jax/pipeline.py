@@ -76,7 +76,7 @@ def _model_card(run_dir: Path) -> hf.ModelCard:
     file = run_dir / "report.json"
     report = json.loads(file.read_text("utf-8")) if file.is_file() else {"stages": []}
     data = [
-        (stage["name"], f"{stage['steps']} steps, loss {stage['loss_first']:.2f} to {stage['loss_last']:.2f}")
+        (stage["name"], f"{stage['steps']} steps, loss {_shown(stage['loss_first'])} to {_shown(stage['loss_last'])}")
         for stage in report["stages"]
     ]
     note = few_shot_note({stage["name"]: stage.get("protocol", "") for stage in report["stages"]})
@@ -89,6 +89,10 @@ def _model_card(run_dir: Path) -> hf.ModelCard:
     ]
     limits = (note,) if note else ()
     return hf.ModelCard(name=f"SeqGPT {run_dir.name}", training_data=tuple(data), results=tuple(results), limits=limits)
+
+
+def _shown(loss: float | None) -> str:
+    return "not a number" if loss is None else f"{loss:.2f}"
 
 
 def example_predictions(predictor: SeqGPT, datasets: list[Dataset], split: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ from seqgpt_jax.data.questions import AskContext, EncodeConfig, ask_context
 from seqgpt_jax.data.rates import mixing_rates
 from seqgpt_jax.prompt import get_format
 from seqgpt_jax.vocabulary import Vocabulary
-from tasks.preprocessors import ask_and_encode, record_source
+from tasks.preprocessors import ask_and_encode, record_source, split_questions
 from tasks.scoring import keep_question, make_metric
 from tasks.seqio_vocabulary import SeqioVocabulary
 
@@ -60,7 +60,7 @@ def register(
     unknown mixture, data that is not there, or a weight that names nothing.
     """
     datasets = resolve_mixture(mixture, data_dir)
-    owners = {name: dataset for dataset in datasets for name in add_tasks(dataset, settings, datasets)}
+    owners = {name: dataset for dataset in datasets for name in add_tasks(dataset, settings)}
     if all("train" in dataset.splits for dataset in datasets):
         sizes = {name: _num_train_records(name, dataset, settings) for name, dataset in owners.items()}
         rates = mixing_rates(sizes, rate_cap, temperature, weights)
@@ -76,7 +76,11 @@ def _num_train_records(name: str, dataset: Dataset, settings: TaskSettings) -> i
 
 
 def add_tasks(dataset: Dataset, settings: TaskSettings, mixture: Iterable[Dataset] = ()) -> list[str]:
-    """Registers one dataset's atomic tasks; returns their names. mixture: whose labels may be asked as negatives."""
+    """Registers one dataset's atomic tasks; returns their names.
+
+    mixture: the datasets whose labels may be asked as negatives; token caches have them. A registered task has none,
+    since it is one and the same in every mixture.
+    """
     names = []
     foreign = foreign_labels(dataset, mixture, settings.encode.ask)
     for name, steps in atomic_tasks(dataset).items():
@@ -94,24 +98,30 @@ _registered: dict[str, object] = {}  # task name -> what it was made of
 
 
 def make_task(
-    dataset: Dataset, name: str, steps: tuple[str, ...], settings: TaskSettings, foreign: tuple[str, ...] = ()
+    dataset: Dataset,
+    name: str,
+    steps: tuple[str, ...],
+    settings: TaskSettings,
+    foreign: tuple[str, ...] = (),
+    stats: Counter[str] | None = None,
 ) -> seqio.Task:
-    """The seqio.Task of one dataset's steps; `task_stats` gives what its preprocessor counts.
+    """The seqio.Task of one dataset's steps.
 
-    foreign: labels of other datasets that its training questions may ask (label_pools.foreign_labels).
+    foreign: labels of other datasets that its training questions may ask (label_pools.foreign_labels). stats: counts
+    what data/questions.py STATS names, in all that is read.
     """
     vocabulary = SeqioVocabulary(settings.vocabulary)
     features = {
         "inputs": seqio.Feature(vocabulary, add_eos=False),
         "targets": seqio.Feature(vocabulary, add_eos=True),  # the preprocessor has put it there
     }
-    stats = _stats[name] = Counter()
+    stats = Counter() if stats is None else stats
+    skip = settings.skip.get(dataset.declared.name, ())
 
     @functools.lru_cache(maxsize=1)  # a pass over the records has one seed
     def context(split: str, seed: int) -> AskContext:
-        return ask_context(
-            dataset, split, steps, settings.encode.ask, seed, foreign, settings.limit, sample_seed=settings.seed
-        )
+        ask, limit = settings.encode.ask, settings.limit
+        return ask_context(dataset, split, steps, ask, seed, foreign, limit, sample_seed=settings.seed, skip=skip)
 
     preprocessor = functools.partial(
         ask_and_encode,
@@ -125,22 +135,12 @@ def make_task(
     )
     return seqio.Task(
         name,
-        source=record_source(
-            dataset, settings.limit, settings.seed, settings.skip.get(dataset.declared.name, ()), stats
-        ),
+        source=record_source(dataset, settings.limit, settings.seed, skip, stats),
         output_features=features,
-        preprocessors=[preprocessor],
+        preprocessors=[preprocessor, seqio.CacheDatasetPlaceholder(), split_questions],
         postprocess_fn=keep_question,
         metric_fns=[make_metric(dataset, steps, get_format(settings.encode.prompt_format))],
     )
-
-
-_stats: dict[str, Counter[str]] = {}
-
-
-def task_stats(name: str) -> Counter[str]:
-    """What data/questions.py has counted for a task (STATS), in all that was read of it so far."""
-    return _stats[name]
 
 
 def _add_mixture(name: str, rates: Mapping[str, float]) -> None:

@@ -1,8 +1,11 @@
-"""The SeqIO side of record -> questions -> token ids: a source of records, and one preprocessor that does all the work.
+"""The SeqIO side of record -> questions -> token ids: a source of records, and the preprocessors of every task.
 
-    {"record": JSON, "split", "seed"}  ->  ask_and_encode  ->  {"inputs", "targets": ids + 1, strings for evaluation}
+    record_source     {"record": JSON with "split" and "seed"}
+    ask_and_encode    all questions about BATCH records, laid end to end; here a seqio.CacheDatasetPlaceholder stands
+    split_questions   {"inputs", "targets": ids + 1, strings for evaluation}, one question each
 
-TensorFlow calls Python once for BATCH records, not once an example: a call costs more than a question.
+TensorFlow calls Python once for BATCH records, not once an example, and the token cache is made of what stands before
+the placeholder, as SeqIO's own caches are: in both a call costs more than a question.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from seqgpt_jax.data.datasets import Dataset, sample_records
 from seqgpt_jax.data.questions import ALONE, AskContext, EncodeConfig, ask_record, encode_examples
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.prompt import get_format
-from seqgpt_jax.records import record_from_dict, record_to_dict
+from seqgpt_jax.records import Record, record_from_dict, record_to_dict
 from seqgpt_jax.vocabulary import Vocabulary
 from tasks.seqio_vocabulary import SHIFT
 
@@ -70,9 +73,7 @@ def record_source(
         place = {"split": split, "seed": 0 if seed is None else int(seed)}
 
         def batches() -> Iterator[dict[str, np.ndarray]]:
-            records = (
-                dataset.records(split) if limit is None else iter(sample_records(dataset, split, limit, sample_seed))
-            )
+            records = _read_split(dataset, split, limit, sample_seed)
             if shuffle_files:
                 shuffled = list(records)
                 random.Random(seed).shuffle(shuffled)
@@ -102,6 +103,15 @@ def record_source(
     return seqio.FunctionDataSource(make_dataset, dataset.splits, sizes)
 
 
+def _read_split(dataset: Dataset, split: str, limit: int | None, sample_seed: int) -> Iterator[Record]:
+    record = None
+    for record in dataset.records(split) if limit is None else sample_records(dataset, split, limit, sample_seed):
+        yield record
+    if record is None:
+        remedy = "write records into its file, or remove it"
+        raise UserError(f"{dataset.place}: split '{split}' of {dataset.meta.name} holds no record ({remedy})")
+
+
 def _iterate(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
     advance = _keep_user_errors(lambda: next(batches, None))
     while (batch := advance()) is not None:
@@ -119,10 +129,12 @@ def ask_and_encode(
     context: Callable[[str, int], AskContext] = lambda split, seed: ALONE,
     strings: bool = True,
 ) -> tf.data.Dataset:
-    """From records to questions: "inputs" (prompt) and "targets" (answer with EOS), int32 [None], tokenizer's ids + 1.
+    """From records to questions, those about BATCH records at once.
 
-    Beside them the STRINGS: the prompt and the answer in words (uncut), the question and its record as JSON. context:
-    that of a split and a seed. stats counts what ask_record and encode_examples count, while the dataset is read.
+    inputs (prompts) and targets (answers with EOS) are the tokenizer's ids + 1, int32, laid end to end; num_inputs and
+    num_targets say how many are whose. Beside them the STRINGS: the prompt and the answer in words (uncut), the
+    question and its record as JSON. context: that of a split and a seed. stats counts what ask_record and
+    encode_examples count, while the dataset is read.
     """
     prompt_format = get_format(config.prompt_format)
 
@@ -155,19 +167,28 @@ def ask_and_encode(
         )
         return inputs, num_inputs, targets, num_targets, *(np.array(column, object) for column in columns)
 
-    def to_features(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor | tf.RaggedTensor]:
-        names = STRINGS if strings else ()
-        columns = tf.numpy_function(encode, [batch["record"]], [tf.int32] * 4 + [tf.string] * len(names))
+    names = ("inputs", "num_inputs", "targets", "num_targets", *(STRINGS if strings else ()))
+
+    def to_features(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        columns = tf.numpy_function(encode, [batch["record"]], [tf.int32] * 4 + [tf.string] * (len(names) - 4))
         for column in columns:
             column.set_shape([None])
-        inputs, num_inputs, targets, num_targets, *words = columns
-        return {
-            "inputs": tf.RaggedTensor.from_row_lengths(inputs, num_inputs, validate=False),
-            "targets": tf.RaggedTensor.from_row_lengths(targets, num_targets, validate=False),
-            **dict(zip(names, words, strict=True)),
-        }
+        return dict(zip(names, columns, strict=True))
 
-    return ds.batch(BATCH).map(to_features).prefetch(2).unbatch()
+    return ds.batch(BATCH).map(to_features).prefetch(2)
+
+
+def split_questions(ds: tf.data.Dataset) -> tf.data.Dataset:
+    """From what ask_and_encode gives to single questions."""
+
+    def to_rows(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+        columns = dict(batch)
+        for name in ("inputs", "targets"):
+            lengths = columns.pop(f"num_{name}")
+            columns[name] = tf.RaggedTensor.from_row_lengths(columns[name], lengths, validate=False)
+        return columns
+
+    return ds.map(to_rows).unbatch()
 
 
 def question_to_json(example: AtomicExample) -> str:

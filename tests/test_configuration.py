@@ -57,6 +57,15 @@ def test_a_file_gives_the_recipe_one_would_write_in_python(small: Path) -> None:
     assert load_recipe(small) == want  # nothing is left of the bindings before
 
 
+def test_weights_and_the_protocol_are_bound_in_gin(small: Path, tmp_path: Path) -> None:
+    bindings = ["two/stage.weights = {'duee': 2, 'cluener': 0.5}", "two/stage.protocol = 'few_shot'"]
+    first, second = load_recipe(small, [*bindings, "stage.temperature = 2"]).stages
+    assert first.weights == {} and first.protocol == "zero_shot" and first.temperature == second.temperature == 2.0
+    assert second.weights == {"duee": 2.0, "cluener": 0.5} and second.protocol == "few_shot"
+    (tmp_path / "again.gin").write_text(operative_config_str())
+    assert load_recipe(tmp_path / "again.gin").stages == (first, second)
+
+
 def test_the_operative_config_says_all_and_reads_back(small: Path, tmp_path: Path) -> None:
     recipe = load_recipe(small, ["STEPS=7", "ask.max_none_pairs=1"])
     text = operative_config_str()

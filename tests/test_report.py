@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.evaluation import DatasetEvaluation, Evaluation
 from seqgpt_jax.metrics import DatasetScore
+from seqgpt_jax.pipeline import _model_card
 from seqgpt_jax.report import read_losses, section_to_dict, section_to_text, write_report
 from seqgpt_jax.training.journal import StageResult
 from seqgpt_jax.training.stage_data import DatasetCounts, StageData, write_stage_data
@@ -117,6 +119,7 @@ def test_report_md_and_figures(tmp_path: Path, evaluation: Evaluation) -> None:
     write_report(tmp_path, STAGES, {"held_in_validation": evaluation, "held_out": evaluation})
     text = (tmp_path / "report.md").read_text("utf-8")
     assert "| synthetic | zero_shot | 300 | 5.250 | 0.810 | 3,400 |" in text
+    assert "Not zero-shot" not in text
     assert "| zh | MRC-SE | answers | token_f1 | 0.900 | 0.200 | 20 | 10.0% | 5.0% | 2.5% | 3 of 40 |" in text
     named = {line.split("(")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
     drawn = {f"figures/{path.name}" for path in (tmp_path / "figures").iterdir()}
@@ -155,6 +158,18 @@ def test_losses_are_read_by_stage(tmp_path: Path) -> None:
     lines = [json.dumps({"stage": stage, "step": step, "loss": loss}) for stage, step, loss in rows]
     (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"stage": "b", "st']), "utf-8")
     assert read_losses(tmp_path) == {"a": [(1, 3.0)], "b": [(1, 1.5)]}
+
+
+def test_every_report_shows_few_shot_training(tmp_path: Path, evaluation: Evaluation) -> None:
+    stages = (STAGES[0], dataclasses.replace(STAGES[1], protocol="few_shot"))
+    assert write_report(tmp_path, STAGES, {})["protocol"] == "zero_shot"
+    report = write_report(tmp_path, stages, {"held_out": evaluation})
+    assert report["protocol"] == "few_shot"
+    assert [stage["protocol"] for stage in report["stages"]] == ["zero_shot", "few_shot"]
+    note = "Not zero-shot: held-out datasets were trained on (protocol few_shot in real)."
+    text = (tmp_path / "report.md").read_text("utf-8")
+    assert f"**{note}**" in text and "| real | few_shot | 200 |" in text
+    assert _model_card(tmp_path).limits == (note,)
 
 
 def test_a_section_cannot_take_the_place_of_the_stages(tmp_path: Path, evaluation: Evaluation) -> None:

@@ -33,7 +33,7 @@ def foreign_labels(dataset: Dataset, mixture: Iterable[Dataset], config: AskConf
     where config.foreign_extract_share is above 0. Choices: for label sets that are asked in part, where every record
     has one label, which excludes the others; from sets of at least INVENTORY labels of which the same is true.
     """
-    meta, choice = dataset.meta, dataset.meta.task in _CHOICE_TASKS
+    meta, choice = dataset.declared, dataset.declared.task in _CHOICE_TASKS
     if choice:
         if not config.foreign_choice_share or len(meta.labels) <= config.max_classify_labels:
             return ()
@@ -42,15 +42,15 @@ def foreign_labels(dataset: Dataset, mixture: Iterable[Dataset], config: AskConf
     others = [
         other
         for other in mixture
-        if (other.meta.task, other.meta.language) == (meta.task, meta.language)
-        and other.meta.name != meta.name
-        and (not choice or (len(other.meta.labels) >= INVENTORY and _has_one_label_each(other)))
+        if (other.declared.task, other.declared.language) == (meta.task, meta.language)
+        and other.declared.name != meta.name
+        and (not choice or (len(other.declared.labels) >= INVENTORY and _has_one_label_each(other)))
     ]
     if not others or not meta.labels or (choice and not _has_one_label_each(dataset)):
         return ()
     labels: dict[str, str] = {}
-    for other in sorted(others, key=lambda each: each.meta.name):
-        for label in _written_labels(other.meta):
+    for other in sorted(others, key=lambda each: each.declared.name):
+        for label in _written_labels(other.declared):
             labels.setdefault(folded(label), label)
     labels = {words: label for words, label in labels.items() if words and label != NONE}
     nearest = similarity(list(labels.values()), _written_labels(meta)).max(axis=1)

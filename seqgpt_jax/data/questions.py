@@ -114,10 +114,12 @@ def ask_context(
     foreign: tuple[str, ...] = (),
     limit: int | None = None,
     sample_seed: int = 0,
+    skip: Collection[str] = (),
 ) -> AskContext:
     """What `ask_record` needs of a dataset's split, worked out once: reads the split where it has choices to balance.
 
-    foreign: see label_pools.foreign_labels. limit, sample_seed: the sample of records that will be asked.
+    foreign: see label_pools.foreign_labels. limit, sample_seed, skip: which records will be asked,
+    a sample without those of these ids.
     """
     if split != "train":
         return ALONE
@@ -126,7 +128,8 @@ def ask_context(
     if config.max_answer_share == 1 or dataset.meta.task in _TASKS_WITHOUT_CHOICES or not choices:
         return AskContext(pool)
     records = dataset.records(split) if limit is None else sample_records(dataset, split, limit, sample_seed)
-    return AskContext(pool, balance(records, choices, config.max_answer_share, f"{seed}/{dataset.meta.name}"))
+    asked = (record for record in records if record.id not in skip)
+    return AskContext(pool, balance(asked, choices, config.max_answer_share, f"{seed}/{dataset.meta.name}"))
 
 
 _CHOICE_STEPS = frozenset({"classify", "relation", "event_type"})

@@ -40,6 +40,7 @@ from seqgpt_jax.records import (
     RelationRecord,
     Span,
 )
+from seqgpt_jax.tables import text_table
 
 AGAIN = "string occurs again"  # gold marks other of its occurrences than the answer means (atomic.recompose)
 NESTED = "inside a longer span"  # and its string also stands elsewhere
@@ -189,14 +190,10 @@ def add_record(result: RoundTrip, record: Record, meta: DatasetMeta, split: str 
 
 def round_trip_table(results: Sequence[RoundTrip]) -> str:
     """A row a dataset, a row for all of them, and the mean over datasets of their span F1."""
-    rows = [["task", "lang", "dataset", "records", "same", "span F1", "lost", "added", "why"]]
+    rows = [["task", "language", "dataset", "records", "same", "span F1", "lost", "added", "why"]]
     rows += [_row(result) for result in (*results, together(results, "all"))]
-    widths = [max(len(row[column]) for row in rows) for column in range(8)]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)]
-        cells += [cell.rjust(width) for cell, width in zip(row[3:8], widths[3:], strict=True)]
-        lines.append("  ".join([*cells, row[8]]).rstrip())
+    table = text_table([row[:-1] for row in rows], num_left=3)
+    lines = [f"{line}  {row[-1]}".rstrip() for line, row in zip(table, rows, strict=True)]
     if (mean := _mean_span_f1(results)) is not None:
         lines.append(f"mean over datasets of their span F1: {mean:.4f}")
     return "\n".join(lines)

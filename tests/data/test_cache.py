@@ -1,26 +1,27 @@
-"""The token cache: files, keys, and what the child process makes of a small data folder."""
+"""The token cache: keys, and what the child process makes of a small data folder."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import seqgpt_jax.data.cache as cache_module
-from seqgpt_jax.data.cache import CacheSpec, TaskCache, ensure_cache, preprocessing_fingerprint, write_task_cache
+from seqgpt_jax.data.cache import CacheSpec, ensure_cache, planned_tasks, preprocessing_fingerprint
+from seqgpt_jax.data.cache_build import BuildJob
 from seqgpt_jax.data.datasets import atomic_tasks
 from seqgpt_jax.data.mixtures import resolve_mixture
-from seqgpt_jax.data.questions import TokenExample, ask_record, encode_examples, training_texts
-from seqgpt_jax.errors import RecordError, UserError
+from seqgpt_jax.data.questions import ask_record, encode_examples, training_texts
+from seqgpt_jax.data.task_cache import TaskCache
+from seqgpt_jax.errors import UserError
 from seqgpt_jax.negatives import AskConfig
 from seqgpt_jax.prompt import SEQGPT_V1
 from seqgpt_jax.vocabulary import Vocabulary, train_tokenizer
@@ -52,53 +53,6 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def caches(spec: CacheSpec, cache_dir: Path) -> list[TaskCache]:
     return ensure_cache(spec, cache_dir, num_processes=2, progress=False)
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
-def random_examples(num: int) -> list[TokenExample]:
-    rng = np.random.default_rng(0)
-    sizes = rng.integers(2, 40, num)
-    return [TokenExample(rng.integers(0, 250_000, n, np.int32), int(rng.integers(1, n))) for n in sizes]
-
-
-@pytest.mark.parametrize("memory_bytes", [0, 1 << 20])
-def test_examples_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_bytes: int) -> None:
-    monkeypatch.setattr(cache_module, "SHARD_EXAMPLES", 70)
-    monkeypatch.setattr(cache_module, "MEMORY_BYTES", memory_bytes)
-    examples = random_examples(200)
-    write_task_cache(tmp_path / "task", "name", examples, {"examples": 200}, {})
-    assert len(list((tmp_path / "task").glob("*.array_record"))) == 3
-    cache = TaskCache(tmp_path / "task")
-    assert (cache.name, len(cache), cache.stats["examples"], cache.stats["dropped"]) == ("name", 200, 200, 0)
-    for i in np.random.default_rng(1).permutation(200):
-        assert cache[int(i)].num_prompt == examples[i].num_prompt
-        np.testing.assert_array_equal(cache[int(i)].ids, examples[i].ids)
-    np.testing.assert_array_equal(cache[-1].ids, examples[-1].ids)
-    np.testing.assert_array_equal(cache.lengths[:, 0], [len(example.ids) for example in examples])
-    np.testing.assert_array_equal(cache.lengths[:, 1], [len(e.ids) - e.num_prompt for e in examples])
-    assert cache.lengths.dtype == np.int32
-    with pytest.raises(IndexError):
-        cache[200]
-
-
-@pytest.mark.parametrize("memory_bytes", [0, 1 << 20])
-def test_many_threads_may_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_bytes: int) -> None:
-    monkeypatch.setattr(cache_module, "MEMORY_BYTES", memory_bytes)
-    examples = random_examples(400)
-    write_task_cache(tmp_path / "task", "name", examples, {}, {})
-    cache = TaskCache(tmp_path / "task")
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda i: cache[i % 400], range(1_600)))
-    for i, example in enumerate(found):
-        np.testing.assert_array_equal(example.ids, examples[i % 400].ids)
-
-
-def test_a_task_without_examples_can_be_written(tmp_path: Path) -> None:
-    write_task_cache(tmp_path / "task", "name", [], {"dropped": 3}, {})
-    cache = TaskCache(tmp_path / "task")
-    assert len(cache) == 0 and cache.lengths.shape == (0, 2) and cache.stats["dropped"] == 3
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------
@@ -133,15 +87,39 @@ def test_the_key_follows_records_and_code(
     assert spec.key(resolve_mixture("tiny_ner", copy)[0], ("extract",), "t") != base
 
 
-def test_the_fingerprint_of_the_code_reads_every_module_on_the_way() -> None:
-    read = []
-    original = Path.read_bytes
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or original(path))
-        preprocessing_fingerprint.__wrapped__()
-    expected = "records occurrences atomic prompt negatives label_similarity vocabulary "
-    expected += "balance datasets label_pools questions preprocessors build"
-    assert read == [f"{name}.py" for name in expected.split()]
+FINGERPRINTS = """
+import shutil, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from seqgpt_jax.data.cache import preprocessing_fingerprint
+print(preprocessing_fingerprint())
+for name in sys.argv[2:]:
+    path = Path(sys.argv[1], name)
+    content = path.read_text("utf-8")
+    path.write_text(content.replace("\\u8f93\\u5165", "Input") + "# changed\\n", "utf-8")
+    print(preprocessing_fingerprint.__wrapped__())
+    path.write_text(content, "utf-8")
+print(preprocessing_fingerprint.__wrapped__())
+"""
+
+
+def test_the_key_follows_every_module_on_the_way(tmp_path: Path) -> None:
+    """A copy of the code, in another process with another hash seed, where one file after the other is changed."""
+    root = Path(cache_module.__file__).parents[2]
+    for package in ("seqgpt_jax", "tasks"):
+        shutil.copytree(root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    on_the_way = [f"seqgpt_jax/{name}.py" for name in ("records", "atomic", "prompt", "negatives", "vocabulary")]
+    on_the_way += [f"seqgpt_jax/{name}.py" for name in ("occurrences", "label_similarity")]
+    on_the_way += [f"seqgpt_jax/data/{name}.py" for name in ("balance", "datasets", "label_pools", "questions")]
+    on_the_way += ["tasks/preprocessors.py"]
+    beside = ["seqgpt_jax/metrics.py", "seqgpt_jax/models/bloom.py", "seqgpt_jax/synthesis/generator.py"]
+    command = [sys.executable, "-c", FINGERPRINTS, str(tmp_path), *on_the_way, *beside]
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": ""}
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    first, *changed, last = output.split()
+    assert first == last == preprocessing_fingerprint(), "the same code gives the same key anywhere"
+    assert len({first, *changed[: len(on_the_way)]}) == len(on_the_way) + 1
+    assert set(changed[len(on_the_way) :]) == {first}, "what no record passes changes nothing"
 
 
 def test_specs_survive_json(spec: CacheSpec) -> None:
@@ -193,64 +171,46 @@ def test_the_child_builds_what_the_functions_give(
 def test_what_is_there_is_not_built_again(
     spec: CacheSpec, caches: list[TaskCache], cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_module, "_build", lambda *args: pytest.fail("built again"))
+    monkeypatch.setattr(cache_module, "build_tasks", lambda *args: pytest.fail("built again"))
     again = ensure_cache(spec, cache_dir, progress=False)
     assert [cache.folder for cache in again] == [cache.folder for cache in caches]
     part = ensure_cache(dataclasses.replace(spec, mixture="held_in_zh_re"), cache_dir, progress=False)
     assert [cache.name for cache in part] == ["tiny_re_entities", "tiny_re_relation"]
 
 
-def test_half_a_cache_is_not_read(spec: CacheSpec, caches: list[TaskCache], tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["meta.json", "lengths.npy", "examples-001-00000.array_record"])
+def test_what_is_damaged_is_built_again_with_a_warning(
+    spec: CacheSpec, caches: list[TaskCache], tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
     whole = next(cache for cache in caches if cache.name == "tiny_ner")
     folder = tmp_path / whole.folder.name
-    folder.mkdir()
-    (folder / "lengths.npy").write_bytes(b"half")
+    shutil.copytree(whole.folder, folder)
+    (folder / file).write_bytes((folder / file).read_bytes()[:-3])
     built = []
 
-    def build(spec: CacheSpec, folders: dict[str, Path], num_processes: int, progress: bool) -> None:
+    def build(job: BuildJob, folders: dict[str, Path], num_processes: int, progress: bool) -> None:
         built.extend(folders)
-        raise UserError("enough")
+        shutil.rmtree(folder)
+        shutil.copytree(whole.folder, folder)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache_module, "_build", build)
-        with pytest.raises(UserError, match="enough"):
-            ensure_cache(dataclasses.replace(spec, mixture="tiny_ner"), tmp_path)
-    assert built == ["tiny_ner"]
+        patch.setattr(cache_module, "build_tasks", build)
+        (found,) = ensure_cache(dataclasses.replace(spec, mixture="tiny_ner"), tmp_path, progress=False)
+    assert built == ["tiny_ner"] and len(found) == len(whole)
+    warning = capsys.readouterr().err
+    assert warning.startswith(f"warning: {folder / file}: ") and warning.endswith("this token cache is built again\n")
 
 
-def test_a_wrong_record_is_the_same_error_in_the_parent(
-    tokenizer: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    root = write_data(tmp_path / "data")
-    file = root / "en" / "tiny_ner" / "test.jsonl"
-    lines = file.read_text("utf-8").splitlines()
-    fields = json.loads(lines[3])
-    fields["spans"][0]["start"] += 1
-    file.write_text("\n".join([*lines[:3], json.dumps(fields), *lines[4:]]) + "\n", "utf-8")
-    dataset = resolve_mixture("tiny_ner", root)[0]
-    with pytest.raises(RecordError) as direct:
-        list(dataset.records("test"))
-    spec = CacheSpec("tiny_ner", tokenizer, data_dir=str(root), split="test")
-    with pytest.raises(UserError) as through_child:
-        ensure_cache(spec, tmp_path / "cache")
-    assert str(through_child.value) == str(direct.value)
-    assert "test.jsonl:4" in str(direct.value) and "\n" not in str(direct.value)
-    assert not list((tmp_path / "cache").iterdir()), "nothing half-written stays"
-    assert "Traceback" not in capfd.readouterr().err
-
-
-def test_our_own_fault_in_the_child_is_shown(spec: CacheSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "python").write_text("#!/bin/sh\necho Traceback: it broke >&2\nexit 1\n")
-    (tmp_path / "python").chmod(0o755)
-    monkeypatch.setattr(cache_module.sys, "executable", str(tmp_path / "python"))
-    with pytest.raises(RuntimeError, match=r"(?s)token cache failed.*it broke"):
-        ensure_cache(spec, tmp_path / "cache", progress=False)
-    assert not list((tmp_path / "cache").iterdir())
+def test_tasks_that_take_long_come_first(spec: CacheSpec, tmp_path: Path) -> None:
+    names = [task.name for task in planned_tasks(spec, tmp_path, {})]
+    assert names[0] == "tiny_re_relation" and names[1:] == sorted(names[1:]), (
+        "all others have the same number of records"
+    )
 
 
 def test_reading_a_cache_imports_no_tensorflow(caches: list[TaskCache]) -> None:
     code = (
-        "import sys; from pathlib import Path; from seqgpt_jax.data.cache import TaskCache;"
+        "import sys; from pathlib import Path; from seqgpt_jax.data.task_cache import TaskCache;"
         "print(len(TaskCache(Path(sys.argv[1]))[0].ids));"
         "assert not {'tensorflow', 'seqio', 'tasks', 'jax', 'torch', 'transformers'} & set(sys.modules)"
     )
@@ -272,7 +232,8 @@ def test_real_data_from_record_to_cache(data_dir: Path, tokenizer: str, tmp_path
     for name in chosen:
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / name).symlink_to(data_dir / name)
-    spec = CacheSpec(f"{tmp_path}/data", tokenizer, max_tokens=1_200, limit=15)
+    # Without drop_leaks: the links lead to the data folder, with all of whose evaluation splits they would be compared.
+    spec = CacheSpec(f"{tmp_path}/data", tokenizer, max_tokens=1_200, limit=15, drop_leaks=False)
     caches = {cache.name: cache for cache in ensure_cache(spec, tmp_path / "cache", num_processes=1, progress=False)}
     assert set(caches) == {
         "wikigold", "cluener", "scicite", "thucnews_title",

@@ -23,16 +23,6 @@ tfds = pytest.importorskip("tensorflow_datasets")
 NAMES = {row.name: row for row in ROWS}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_network() -> Iterator[None]:
-    """TFDS asks Google's cloud storage about every builder unless told otherwise."""
-    from tensorflow_datasets.core.utils import gcs_utils
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gcs_utils, "_is_gcs_disabled", True)
-        yield
-
-
 @pytest.fixture
 def tfds_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SEQGPT_TFDS_DIR", str(tmp_path / "tfds"))

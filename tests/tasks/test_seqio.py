@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import tensorflow as tf  # noqa: E402
 from seqgpt_jax.atomic import STEPS  # noqa: E402
 from seqgpt_jax.data.mixtures import resolve_mixture  # noqa: E402
 from seqgpt_jax.data.questions import EncodeConfig, ask_record, training_texts  # noqa: E402
+from seqgpt_jax.data.rates import mixing_rates  # noqa: E402
 from seqgpt_jax.errors import UserError  # noqa: E402
 from seqgpt_jax.metrics import empty_predictions, score_dataset  # noqa: E402
 from seqgpt_jax.prompt import SEQGPT_V1  # noqa: E402
@@ -173,6 +175,31 @@ def test_mixtures_mix_by_examples_under_a_cap(root: Path, settings: TaskSettings
     assert next(iter(ds))["inputs"].shape[0] > 10
 
 
+@pytest.mark.parametrize(("cap", "temperature"), [(None, 1.0), (100, 1.0), (None, 3.0), (100, 2.0)])
+def test_rates_are_those_of_seqio_and_of_training(
+    root: Path, settings: TaskSettings, names: list[str], cap: int | None, temperature: float
+) -> None:
+    theirs = functools.partial(seqio.mixing_rate_num_examples, maximum=cap, temperature=temperature)
+    register("held_in_en", root, settings=settings, rate_cap=cap, temperature=temperature)
+    mixture = seqio.MixtureRegistry.get("held_in_en")
+    found = {task.name: mixture.get_rate(task) for task in mixture.tasks}
+    assert found == {task.name: pytest.approx(theirs(task)) for task in mixture.tasks}
+    sizes = {task.name: 150 for task in mixture.tasks}
+    assert found == mixing_rates(sizes, cap, temperature)
+    register("held_in_en", root, settings=settings, rate_cap=cap, temperature=temperature, weights={"tiny_ee": 2.0})
+    weighted = seqio.MixtureRegistry.get("held_in_en")
+    assert {task.name: weighted.get_rate(task) / found[task.name] for task in weighted.tasks} == {
+        name: 2.0 if name.startswith("tiny_ee_") else 1.0 for name in found
+    }
+    with pytest.raises(UserError, match="did you mean tiny_ner"):
+        register("held_in_en", root, settings=settings, weights={"tiny_nerr": 2.0})
+
+
+def test_the_mixture_of_a_number_of_datasets(root: Path, settings: TaskSettings, names: list[str]) -> None:
+    chosen = register("held_in:2:1", root, settings=settings)
+    assert [task.name for task in seqio.MixtureRegistry.get("held_in_2_1").tasks] == sorted(chosen)
+
+
 def test_all_mixtures_can_be_registered(root: Path, settings: TaskSettings) -> None:
     found = real.register_all(settings, root)
     assert {"held_in", "held_in_zh", "held_in_en_ee", "held_out", "held_out_en_cls"} <= set(found)
@@ -183,6 +210,17 @@ def test_all_mixtures_can_be_registered(root: Path, settings: TaskSettings) -> N
     assert read("mini_real_zh_ner", "test")[0]["targets_pretokenized"].endswith(b"\n")
     with pytest.raises(UserError, match="did you mean"):
         register("held_inn", root, settings=settings)
+
+
+def test_all_real_datasets_are_registered(data_dir: Path, vocabulary: Vocabulary) -> None:
+    before = set(seqio.TaskRegistry.names())
+    mixtures = real.register_all(TaskSettings(vocabulary), data_dir)
+    tasks = {task for name in ("held_in", "held_out") for task in seqio.MixtureRegistry.get(name).tasks}
+    assert len(tasks) == 154 and {task.name for task in tasks} == set(seqio.TaskRegistry.names()) - before
+    assert all(len(task.metric_fns) == 1 for task in tasks)
+    assert {"held_in_zh_mrc_mc", "held_out_en_re"} <= set(mixtures)
+    sizes = {task.name: task.num_input_examples("train") for task in seqio.MixtureRegistry.get("held_in").tasks}
+    assert len(sizes) == 100 + 5 + 2 * 3 and None not in sizes.values() and max(sizes.values()) == 3000
 
 
 def test_importing_registers_and_reads_nothing() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,6 @@ from tests.tiny_data import write_tfds
 tfds = pytest.importorskip("tensorflow_datasets")
 seqio = pytest.importorskip("seqio")
 pytest.importorskip("t5")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_network() -> Iterator[None]:
-    from tensorflow_datasets.core.utils import gcs_utils
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gcs_utils, "_is_gcs_disabled", True)
-        yield
 
 
 @pytest.fixture

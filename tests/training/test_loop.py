@@ -60,6 +60,16 @@ def run(recipe: Recipe, run_dir: Path, **options: Any) -> TrainResult:
     return train(recipe, run_dir, config_text="seed = 1\n", show_progress=False, **options)
 
 
+def test_rates_of_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, float] = {}
+    monkeypatch.setattr(loop, "BatchPlan", lambda tasks, *_: given.update({task.name: task.rate for task in tasks}))
+    monkeypatch.setattr(loop, "Loader", lambda *_: None)
+    sources = [ToySource("a", 64, seed=1), ToySource("b_entities", 16, seed=2), ToySource("b_relation", 4, seed=3)]
+    stage = Stage("one", "synthetic", 7, rate_cap=36, temperature=2.0, weights={"b": 3.0})
+    loop.make_loader(sources, toy_recipe(tmp_path), stage)
+    assert given == {"a": 6.0, "b_entities": 12.0, "b_relation": 6.0}
+
+
 def rows_without_time(run_dir: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "time"} for row in read_rows(run_dir)]
 

@@ -222,7 +222,7 @@ SAMPLES: dict[str, Sample] = {
                     "data": {"text": ADA, "source": "web"},
                     "predictions": [{"result": []}],
                     "annotations": [
-                        {"id": 1, "was_cancelled": True, "result": [{"type": "labels", "value": {}}]},
+                        {"id": 1, "was_cancelled": True, "created_at": "2024-03-01", "result": []},
                         {"id": 2, "created_at": "2024-01-01", "result": []},
                         {
                             "id": 3,

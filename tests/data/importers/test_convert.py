@@ -171,6 +171,16 @@ def test_sentiment_of_spans_is_extraction_in_every_record(tmp_path: Path) -> Non
     ]
 
 
+def test_ground_truth_comes_before_what_is_newer(tmp_path: Path) -> None:
+    """And a string beside the offsets may be as Label Studio shows it: a line break as a backslash and n."""
+    true = {"created_at": "2024-01-01", "ground_truth": True, "result": [region("r", 0, 8, "New\\nYork", "place")]}
+    newer = {"created_at": "2024-02-01", "result": [region("r", 0, 3, "New", "place")]}
+    (tmp_path / "a.json").write_text(tasks({"id": 1, "data": {"text": "New\nYork"}, "annotations": [true, newer]}))
+    convert(tmp_path / "a.json", tmp_path / "out")
+    (record,) = read_records(tmp_path / "out/train.jsonl")
+    assert record == ExtractionRecord("1", "NER", "New\nYork", (Span("place", 0, 8, "New\nYork"),))
+
+
 def test_nothing_is_written_over(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     for arguments in ((SAMPLES["csv"].write(tmp_path), tmp_path / "out"), (tmp_path / "none", tmp_path / "out")):

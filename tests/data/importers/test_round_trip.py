@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +220,26 @@ def test_what_is_written_is_what_the_tools_read(tmp_path: Path) -> None:
     assert (tmp_path / "brat/test/a%2F1.ann").read_text() == "T1\tbus_station 2 5;6 10\tNew York\nT2\tmood 0 1\t😀\n"
     assert "bus_station | bus station\n" in (tmp_path / "brat/visual.conf").read_text()
     assert (tmp_path / "brat/annotation.conf").read_text().startswith("[entities]\nmood\nbus_station\n")
+
+
+@pytest.mark.parametrize(
+    ("folder", "formats"),
+    [
+        ("en/broad_twitter_corpus", ("doccano", "labelstudio", "brat")),  # emoji
+        ("zh/finre", ("doccano", "labelstudio", "brat")),
+        ("zh/fewfc", ("brat",)),
+        ("zh/c3", ("doccano", "labelstudio")),
+    ],
+)
+def test_real_records(folder: str, formats: tuple[str, ...], data_dir: Path, tmp_path: Path) -> None:
+    meta = read_meta(data_dir / folder)
+    records = list(islice(read_records(data_dir / folder / "test.jsonl.gz", meta), 60))
+    write_records(tmp_path / "d/test.jsonl", records)
+    write_meta(tmp_path / "d", replace(meta, splits={}, license="", domain=""))
+    for name in formats:
+        unit = ReadOptions(offsets="utf16" if name == "doccano" else "code_points")
+        from_records(tmp_path / "d", tmp_path / name, name, unit)
+        described = Description(meta.name, meta.task, meta.language, meta.labels)
+        to_records(tmp_path / name, tmp_path / f"{name}_back", None, described, unit)
+        back = list(read_records(tmp_path / f"{name}_back/test.jsonl"))
+        assert sorted(back, key=lambda record: record.id) == sorted(records, key=lambda record: record.id)
