@@ -31,13 +31,13 @@ def draw_stats(stats: MixtureStats, folder: Path) -> list[Path]:
 def draw_lengths(stats: MixtureStats, path: Path) -> Path:
     """A small histogram a task: tokens of a question with its answer before anything is cut, on a log scale."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     parts = groups(stats)
     tasks = list(dict.fromkeys(task for task, _ in parts))
     tokens = {key: np.array([n for each in found for n in each.whole_tokens]) for key, found in parts.items()}
     longest = max(stats.row_tokens, *(lengths.max() for lengths in tokens.values() if len(lengths)))
     bins = np.geomspace(min(lengths.min() for lengths in tokens.values() if len(lengths)), longest * 1.05, _BINS)
+    ticks = [2**power for power in range(20) if bins[0] <= 2**power <= bins[-1]]
     num_rows = -(-len(tasks) // _COLUMNS)
     figure = Figure(figsize=(3.4 * _COLUMNS, 0.9 + 1.55 * num_rows), layout="constrained")
     grid = figure.subplots(num_rows, _COLUMNS, sharex=True, squeeze=False)
@@ -58,8 +58,8 @@ def draw_lengths(stats: MixtureStats, path: Path) -> Path:
         axes.axvline(stats.row_tokens, color="0.2", linewidth=1)
         axes.set_xscale("log", base=2)
         axes.set_title(tasks[number], fontsize=9, loc="left")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xticks(ticks, map(str, ticks))
+        axes.set_xticks((), minor=True)
         axes.tick_params(labelsize=8, labelbottom=number + _COLUMNS >= len(tasks))
     present = [language for language in LANGUAGES if any(key[1] == language for key in parts)]
     handles = [_patch(COLOURS[language], language) for language in present]
@@ -113,7 +113,7 @@ def draw_labels(stats: MixtureStats, path: Path) -> Path:
     handles = [_dot(COLOURS[language], f"the most frequent label, {language}") for language in columns]
     handles.append(_dot("white", "None", edge="0.3"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    figure.suptitle(f"{_title(stats)}: the answers of each choice", x=0.01, ha="left", fontsize=11)
+    figure.suptitle(f"{_title(stats)}: the most frequent answer of each choice", x=0.01, ha="left", fontsize=11)
     figure.savefig(path, dpi=DPI)
     return path
 
