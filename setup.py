@@ -52,6 +52,9 @@ HUB = ["datasets>=5.0,<6"]
 # `seqgpt plan` compiles for TPUs through it; no TPU is needed. The version that jax 0.10's own extra "tpu" names.
 TPU_PLAN = ["libtpu>=0.0.42,<0.0.43"]
 
+# Its workers build token caches. Beam allows protobuf below 7 alone, which sentencepiece 0.2.3, of seqio, does not.
+BEAM = ["apache-beam>=2.77,<2.78", "sentencepiece>=0.2,<0.2.3"]
+
 
 def gin_data_files() -> list[tuple[str, list[str]]]:
     """The recipes, installed beside the package so that `seqgpt train recipes/quickstart.gin` works from a wheel."""
@@ -78,7 +81,7 @@ setup(
     package_data={"seqgpt_jax.synthesis": ["content/**/*.toml"]},
     data_files=gin_data_files(),
     install_requires=REQUIREMENTS,
-    extras_require={"test": [*TEST, *HUB], "hub": HUB, "tpu-plan": TPU_PLAN},
+    extras_require={"beam": BEAM, "hub": HUB, "test": [*TEST, *HUB], "tpu-plan": TPU_PLAN},
     entry_points={"console_scripts": ["seqgpt = seqgpt_jax.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",
