@@ -236,7 +236,8 @@ def _convert(options: argparse.Namespace) -> None:
             raise UserError("--from and --to are both of other tools (convert to records first, and those then)")
         if described:
             raise UserError(f"--{next(iter(described))} is said of records that are made (leave it out with --to)")
-        print(from_records(options.source, options.out, out_format, ReadOptions(**reading)))
+        done = from_records(options.source, options.out, out_format, ReadOptions(**reading))
+        print(f"{done}; wrote {options.out}")
         return
     if source_format == "records":
         raise UserError("records are to be made of records (give --to doccano, labelstudio or brat)")
