@@ -15,7 +15,7 @@ REQUIREMENTS = [
     "gin-config>=0.5,<0.6",
     "grain>=0.2.15,<0.3",
     "huggingface-hub>=1.0,<3",
-    "importlib-resources>=6.4,<8",  # tensorflow-datasets needs it to prepare a dataset, and does not say so
+    "importlib-resources>=7.0,<8",  # tensorflow-datasets needs it to prepare a dataset, and does not say so
     "jax>=0.10,<0.11",
     "matplotlib>=3.9,<4",
     "ml-collections>=1.0,<2",
@@ -47,7 +47,7 @@ TEST = [
 
 
 # hub:NAME mixtures.
-HUB = ["datasets>=5.0,<6"]
+HUB = ["datasets>=5.2,<6"]
 
 # `seqgpt plan` compiles for TPUs through it; no TPU is needed. The version that jax 0.10's own extra "tpu" names.
 TPU_PLAN = ["libtpu>=0.0.42,<0.0.43"]
