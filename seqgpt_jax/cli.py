@@ -20,6 +20,7 @@ from seqgpt_jax.cli_arguments import EXIT_USER_ERROR, add_command, byte_size, co
 from seqgpt_jax.cli_data import add_data_command
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.host_memory import keep_freed_memory
+from seqgpt_jax.whole import write_json
 
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: run again to go on
 
@@ -207,8 +208,7 @@ def _eval(options: argparse.Namespace) -> None:
     evaluation = evaluate(predictor, datasets, options.split, options.limit)
     print(section_to_text(options.mixture or str(options.data), evaluation))
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(section_to_dict(evaluation), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        write_json(options.out, section_to_dict(evaluation))
 
 
 def _predict(options: argparse.Namespace) -> None:

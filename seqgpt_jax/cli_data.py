@@ -11,6 +11,7 @@ from typing import Any
 from seqgpt_jax.cli_arguments import EXIT_USER_ERROR, add_command, count
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.records import LANGUAGES, TASKS
+from seqgpt_jax.whole import write_json
 
 _SPLITS = ("train", "validation", "test")
 
@@ -105,7 +106,7 @@ def _leaks(options: argparse.Namespace) -> None:
     found = ensure_leaks(datasets, None, DataSettings().cache_path())
     print(leaks_to_text(found))
     if options.json:
-        _write_json(options.json, leaks_to_dict(found))
+        _write(options.json, leaks_to_dict(found))
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -153,16 +154,9 @@ def _stats(options: argparse.Namespace) -> None:
     )  # fmt: skip
     print(stats.stats_to_text(found))
     if options.out:
-        _write_json(options.out / "stats.json", stats.stats_to_dict(found))
+        _write(options.out / "stats.json", stats.stats_to_dict(found))
         for path in draw_stats(found, options.out):
             print(f"wrote {path}")
-
-
-def _write_json(path: Path, fields: Any) -> None:
-    from seqgpt_jax.training.checkpoints import write_atomically
-
-    write_atomically(path, json.dumps(fields, ensure_ascii=False, indent=1) + "\n")
-    print(f"wrote {path}")
 
 
 def _roundtrip(options: argparse.Namespace) -> None:
@@ -172,8 +166,12 @@ def _roundtrip(options: argparse.Namespace) -> None:
     results = round_trip(resolve_mixture(options.mixture), options.split, options.limit)
     print(round_trip_table(results))
     if options.json is not None:
-        text = json.dumps(round_trip_json(results), indent=1, ensure_ascii=False)
-        options.json.write_text(text + "\n", "utf-8")
+        _write(options.json, round_trip_json(results))
+
+
+def _write(path: Path, fields: Any) -> None:
+    write_json(path, fields)
+    print(f"wrote {path}")
 
 
 def _add_convert(convert: argparse.ArgumentParser) -> None:

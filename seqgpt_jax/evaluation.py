@@ -19,7 +19,6 @@ span strings (each once a question and label) that do not occur in the text; 0 w
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from seqgpt_jax.errors import UserError
 from seqgpt_jax.metrics import DatasetScore, baseline_predictions, empty_predictions, score_dataset
 from seqgpt_jax.predictor import Answered, RecordPrediction
 from seqgpt_jax.records import DatasetMeta, Record, record_to_dict
+from seqgpt_jax.whole import whole_file
 
 
 class Predictor(Protocol):
@@ -273,9 +273,7 @@ def _language_scores(datasets: Sequence[DatasetEvaluation]) -> LanguageScores:
 
 def _write_predictions(path: Path, gold: Sequence[Record], predicted: Sequence[RecordPrediction]) -> None:
     """One line a record, so that any number can be traced to the answers behind it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for record, prediction in zip(gold, predicted, strict=True):
             line = {
                 "gold": record_to_dict(record),
@@ -283,7 +281,6 @@ def _write_predictions(path: Path, gold: Sequence[Record], predicted: Sequence[R
                 "answers": [_answered_to_dict(answer) for answer in prediction.answered],
             }
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    os.replace(temporary, path)
 
 
 def _answered_to_dict(answer: Answered) -> dict[str, Any]:

@@ -14,13 +14,15 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import IO, Any, ClassVar, TypeAlias
 
 from seqgpt_jax.errors import RecordError, UserError
 from seqgpt_jax.fields import Fields, raise_all, show
 from seqgpt_jax.lines import parse_json, read_lines
+from seqgpt_jax.whole import whole_file, write_json
 
 TASKS = ("NER", "SF", "ID", "SA", "CLS", "NLI", "RE", "EE", "ET", "MRC-SE", "MRC-MC")
 LANGUAGES = ("en", "zh")
@@ -373,18 +375,16 @@ def split_files(folder: Path) -> dict[str, Path]:
 def write_records(path: Path, records: Iterable[Record]) -> int:
     """Writes one record a line (.jsonl or .jsonl.gz) and returns how many; the file appears when it is complete."""
     count = 0
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        # mtime 0: the same records give the same bytes
-        with gzip.GzipFile(temporary, "wb", mtime=0) if path.suffix == ".gz" else open(temporary, "wb") as stream:
-            for record in records:
-                stream.write(json.dumps(record_to_dict(record), ensure_ascii=False).encode("utf-8") + b"\n")
-                count += 1
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    zipped = path.suffix == ".gz"
+    with whole_file(path) as file, file.open("wb") as raw, _zipped(raw) if zipped else nullcontext(raw) as stream:
+        for record in records:
+            stream.write(json.dumps(record_to_dict(record), ensure_ascii=False).encode("utf-8") + b"\n")
+            count += 1
     return count
+
+
+def _zipped(raw: IO[bytes]) -> gzip.GzipFile:
+    return gzip.GzipFile("", "wb", fileobj=raw, mtime=0)  # neither name nor time: the same records give the same bytes
 
 
 def read_meta(folder: Path) -> DatasetMeta:
@@ -438,7 +438,4 @@ def write_meta(folder: Path, meta: DatasetMeta) -> None:
     kept = {name: getattr(meta, name) for name in DatasetMeta.__dataclass_fields__ if name in names or name == "labels"}
     if meta.pair_types is not None:
         kept["pair_types"] = sorted(meta.pair_types)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".meta.json.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(kept, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "meta.json")
+    write_json(folder / "meta.json", kept)

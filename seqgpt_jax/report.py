@@ -15,9 +15,7 @@ What the numbers mean: evaluation.py and metrics.py. What is written:
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,6 +35,7 @@ from seqgpt_jax.records import TASKS
 from seqgpt_jax.tables import markdown_table, text_table
 from seqgpt_jax.training.journal import StageResult, read_rows
 from seqgpt_jax.training.stage_data import StageData, read_stage_data
+from seqgpt_jax.whole import write_json, write_text
 
 
 def write_report(
@@ -70,20 +69,10 @@ def write_report(
         _draw_losses(losses, figures / "loss.png")
     for name, evaluation in sections.items():
         _draw_tasks(name, evaluation, figures / f"{name}.png")
-        _write_json(eval_dir / f"{name}.json", report[name])
-    _write_json(run_dir / "report.json", report)
-    _write(run_dir / "report.md", _markdown(run_dir.name, stages, data, sections, has_losses=bool(losses)))
+        write_json(eval_dir / f"{name}.json", report[name])
+    write_json(run_dir / "report.json", report)
+    write_text(run_dir / "report.md", _markdown(run_dir.name, stages, data, sections, has_losses=bool(losses)))
     return report
-
-
-def _write_json(path: Path, fields: Mapping[str, Any]) -> None:
-    _write(path, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _stage_to_dict(stage: StageResult, data: StageData | None) -> dict[str, Any]:

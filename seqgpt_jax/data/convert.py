@@ -10,9 +10,7 @@ at a time. OUT appears whole or not at all, and is never written over.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -48,6 +46,7 @@ from seqgpt_jax.records import (
     write_meta,
     write_records,
 )
+from seqgpt_jax.whole import whole_folder
 
 T = TypeVar("T")
 SPLITS = ("train", "validation", "test")
@@ -328,16 +327,12 @@ def _refuse_existing(out: Path) -> None:
 
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
-    """A folder to write in, which becomes `out` when all is done, or goes."""
-    folder = out.parent / f".{out.name}.{os.getpid()}"
+    """whole_folder, where a disk that refuses is the user's to know."""
     try:
-        folder.mkdir(parents=True)
-        yield folder
-        os.rename(folder, out)
+        with whole_folder(out) as folder:
+            yield folder
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror} (nothing is left of it)") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:

@@ -17,7 +17,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import re
 import sys
 from collections import Counter
@@ -36,6 +35,7 @@ from seqgpt_jax.data.mixtures import data_folder_of, find_folder_datasets
 from seqgpt_jax.data.ngrams import hash_texts, mix
 from seqgpt_jax.records import ClassificationRecord, ExtractionRecord, Record
 from seqgpt_jax.tables import text_table
+from seqgpt_jax.whole import write_text
 
 NGRAM = 13  # tokens, as in GPT-3's (Brown et al. 2020, appendix C) and PaLM's checks
 MIN_SHARE = 0.5  # of the windows of a training record
@@ -115,7 +115,7 @@ def ensure_leaks(
     missing = [dataset for dataset in training if not files[dataset.declared.name].is_file()]
     if missing:
         for found in find_leaks(missing, evaluations, progress=progress):
-            _write(files[found.dataset], found.to_json())
+            write_text(files[found.dataset], found.to_json() + "\n")
     return [DatasetLeaks.from_json(file.read_text("utf-8")) for file in files.values()]
 
 
@@ -337,10 +337,3 @@ def _code_fingerprint() -> str:
     """Of the source that decides what a leak is: other rules find other ones."""
     files = (Path(__file__), Path(ngrams.__file__))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text + "\n", "utf-8")
-    os.replace(temporary, path)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import sys
 import threading
-import uuid
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from tqdm import tqdm
 
 from seqgpt_jax.data.packing import RowShape, needed_shapes, pack, row_shapes
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.whole import whole_file
 
 Row = tuple[tuple[int, int], ...]
 """One packed row: (task index, example index) of its documents, in the order in which they stand."""
@@ -190,11 +190,8 @@ class BatchPlan:
         new = len(self._ends) - self._num_saved
         if self._counts_file is None or not new or (new < _SAVE_EVERY and not force):
             return
-        self._counts_file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._counts_file.with_name(f"{self._counts_file.name}.{uuid.uuid4().hex}.tmp")  # hosts share it
-        with temporary.open("wb") as file:
+        with whole_file(self._counts_file) as temporary, temporary.open("wb") as file:
             np.save(file, np.array(self._ends, np.int64))
-        temporary.replace(self._counts_file)
         self._num_saved = len(self._ends)
 
     # --- steps to windows: a step is (shape, number of the step among those of its shape) ---

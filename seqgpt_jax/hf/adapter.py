@@ -16,11 +16,12 @@ from flax import nnx
 
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.hf.architectures import architecture_of
-from seqgpt_jax.hf.directories import check_replaceable, new_directory
+from seqgpt_jax.hf.directories import check_replaceable
 from seqgpt_jax.hf.files import save_safetensors, write_json
 from seqgpt_jax.hf.tables import Entry, ParamPath
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.models.lora import LoraConfig
+from seqgpt_jax.whole import whole_folder
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -46,7 +47,7 @@ def export_adapter(model: Decoder, base_model: str, out_dir: Path) -> Path:
                 tensors[f"base_model.model.{module}.lora_A.weight"] = np.ascontiguousarray(factors[0])
                 tensors[f"base_model.model.{module}.lora_B.weight"] = np.ascontiguousarray(factors[1])
                 ranks[module.rsplit(".", 1)[-1]] = len(factors[0])
-    with new_directory(out_dir) as folder:
+    with whole_folder(out_dir) as folder:
         save_safetensors(tensors, folder / ADAPTER_WEIGHTS)
         write_json(folder / ADAPTER_CONFIG, _config(lora, ranks, base_model))
     return out_dir

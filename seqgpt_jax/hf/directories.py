@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +34,7 @@ from seqgpt_jax.models.architectures import abstract_model
 from seqgpt_jax.models.decoder import Decoder, DecoderConfig, embedding_rows
 from seqgpt_jax.models.lora import merged
 from seqgpt_jax.vocabulary import Vocabulary
+from seqgpt_jax.whole import whole_folder
 
 EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 
@@ -199,7 +197,7 @@ def export_model(
         "torch_dtype": dtype,  # the name that transformers had before version 5
     }
     card = render_card(model_card or ModelCard(), hf_config, params)
-    with new_directory(out_dir) as folder:
+    with whole_folder(out_dir) as folder:
         tensors = {tensor.name: tensor for tensor in _hf_tensors(config, params)}
         num_bytes = {name: math.prod(tensor.entry.shape) * DTYPES[dtype].itemsize for name, tensor in tensors.items()}
         save_weights(folder, num_bytes, lambda name: tensors[name].gather(dtype), max_shard_bytes)
@@ -271,22 +269,6 @@ def check_replaceable(out_dir: Path, file: str | None = None) -> None:
         return
     if not (has_weights(out_dir, torch_too=False) if file is None else (out_dir / file).is_file()):
         raise UserError(f"{out_dir} is not empty and holds no exported model (give a new or an empty directory)")
-
-
-@contextlib.contextmanager
-def new_directory(out_dir: Path) -> Iterator[Path]:
-    """An empty directory beside out_dir to write into, which takes its place when the block ends without an error."""
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
-    written, old = temporary / "new", temporary / "old"
-    try:
-        written.mkdir()
-        yield written
-        if out_dir.exists():
-            out_dir.rename(old)
-        written.rename(out_dir)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _token_ids(vocabulary: Vocabulary) -> dict[str, int | None]:

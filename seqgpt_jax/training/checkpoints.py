@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import jax
@@ -25,6 +24,7 @@ from seqgpt_jax.models.decoder import Decoder, DecoderConfig
 from seqgpt_jax.training.partitioning import Params, make_skeleton
 from seqgpt_jax.training.step import TrainState
 from seqgpt_jax.vocabulary import Vocabulary
+from seqgpt_jax.whole import write_text
 
 _STAGE_FILE = "stage.json"
 
@@ -51,8 +51,8 @@ class StageCheckpoints:
         folder = checkpoint_folder(run_dir, info.name).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
-            write_atomically(folder / "config.gin", config_text)
-            write_atomically(
+            write_text(folder / "config.gin", config_text)
+            write_text(
                 folder / _STAGE_FILE,
                 json.dumps({**dataclasses.asdict(info), "model": config_to_dict(info.model)}, indent=2) + "\n",
             )
@@ -140,11 +140,3 @@ def load_run(run_dir: Path) -> tuple[Decoder, Vocabulary]:
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), skeleton.shapes)
     params = restore_params(checkpoint_folder(run_dir, stage.name), abstract)
     return skeleton.merge(params), Vocabulary.from_pretrained(run_dir / "tokenizer")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that a reader sees the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, "utf-8")
-    temporary.replace(path)

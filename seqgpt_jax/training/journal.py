@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections import deque
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from seqgpt_jax.training.step import StepMetrics
+from seqgpt_jax.whole import write_text
 
 METRICS_FILE = "metrics.jsonl"
 _SMOOTHED = 20  # steps in the loss that is shown, and in the first and last loss of a stage
@@ -155,9 +155,7 @@ def _keep_rows(path: Path, stage: str, until_step: int) -> None:
         return row["stage"] != stage or row["step"] <= until_step
 
     kept = "".join(json.dumps(row) + "\n" for row in read_rows(path.parent) if is_kept(row))
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(kept, "utf-8")
-    temporary.replace(path)
+    write_text(path, kept)
 
 
 def _open_tensorboard(folder: Path, start: int) -> Any:

@@ -32,7 +32,6 @@ from seqgpt_jax.training.checkpoints import (
     checkpoint_folder,
     restore_params,
     saved_stages,
-    write_atomically,
 )
 from seqgpt_jax.training.journal import Journal, StageResult, summarise_stage
 from seqgpt_jax.training.optimizers import Optimizer, make_optimizer
@@ -60,6 +59,7 @@ from seqgpt_jax.training.step import (
     state_shardings,
 )
 from seqgpt_jax.vocabulary import Vocabulary
+from seqgpt_jax.whole import write_text
 
 MAX_BAD_STEPS = 10  # steps in a row without a finite loss and gradient before training gives up
 
@@ -311,4 +311,4 @@ def _claim_run_dir(run_dir: Path, config_text: str, allow_changed_config: bool) 
             )
         if not saved_stages(run_dir):
             shutil.rmtree(run_dir / "tokenizer", ignore_errors=True)
-    write_atomically(file, config_text)
+    write_text(file, config_text)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from seqgpt_jax.data.cache import CacheSpec
 from seqgpt_jax.data.datasets import atomic_tasks
-from seqgpt_jax.training.checkpoints import write_atomically
+from seqgpt_jax.whole import write_text
 
 _SUMMED = ("examples", "tokens", "supervised", "cut", "dropped", "surplus")
 
@@ -71,7 +71,7 @@ def count_stage_data(spec: CacheSpec, sources: Iterable[CountedSource]) -> Stage
 
 def write_stage_data(run_dir: Path, stage: str, data: StageData) -> None:
     text = json.dumps(dataclasses.asdict(data), ensure_ascii=False, indent=1)
-    write_atomically(run_dir / "data" / f"{stage}.json", text + "\n")
+    write_text(run_dir / "data" / f"{stage}.json", text + "\n")
 
 
 def read_stage_data(run_dir: Path, stage: str) -> StageData | None:

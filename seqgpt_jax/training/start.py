@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from seqgpt_jax.models.decoder import Decoder, DecoderConfig, embedding_rows
 from seqgpt_jax.recipe import Recipe, Stage
 from seqgpt_jax.training.partitioning import Params, params_of
 from seqgpt_jax.vocabulary import Vocabulary, train_tokenizer
+from seqgpt_jax.whole import whole_folder
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ def prepare_start(recipe: Recipe, run_dir: Path) -> StartingPoint:
             vocabulary = pretrained.load()[1]
         else:
             vocabulary = train_tokenizer(stage_texts(recipe), recipe.tokenizer.vocab_size)
-        _save_whole(vocabulary, folder)
+        with whole_folder(folder) as unfinished:
+            vocabulary.save(unfinished)
         vocabulary = Vocabulary.from_pretrained(folder)
     if pretrained is None:
         return StartingPoint(vocabulary, recipe.model.config(embedding_rows(vocabulary.size)), None)
@@ -108,12 +109,3 @@ class _Pretrained:
 
     def params(self) -> Params:
         return params_of(self.load()[0])
-
-
-def _save_whole(vocabulary: Vocabulary, folder: Path) -> None:
-    """Saves beside and renames, so that a folder that exists is complete."""
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    vocabulary.save(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
