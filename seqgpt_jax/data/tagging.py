@@ -1,4 +1,7 @@
-"""Tokens with one BIO tag each as a text with spans, for datasets that are published as tokens.
+"""Tokens with one tag each as a text with spans: BIO, IOB1, BIOES, BILOU, BMES.
+
+One rule reads them all, that of conlleval: a span begins at B, S or U, and wherever its label is not that of an open
+span; it ends after E, L, S or U, and before whatever is not its inside.
 
 EU B-ORG  rejects O  German B-MISC  call O    en   "EU rejects German call"   ORG 0..2, MISC 11..17
 北 B-LOC  京 I-LOC  很 O  大 O                zh   "北京很大"                  LOC 0..2
@@ -18,7 +21,6 @@ _JOINED_BY = {"en": " ", "zh": ""}
 def tagged_text(tokens: Sequence[str], tags: Sequence[str], language: str) -> tuple[str, tuple[Span, ...]]:
     """The tokens joined as the language joins words, and a span for each tagged stretch, in text order.
 
-    A span begins at B- or S-, and wherever the label is not that of the token before (IOB1); it ends after E- or S-.
     UserError where the numbers differ or a tag is none.
     """
     if len(tokens) != len(tags):

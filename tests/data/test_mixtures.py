@@ -201,6 +201,14 @@ def test_a_stage_cannot_train_on_what_is_held_out(root: Path, tmp_path: Path, mi
     )
 
 
+def test_opening_leaves_the_dataset_itself_closed(root: Path) -> None:
+    for name in ("tiny_out", "mini_held_out_en_ner", "tiny_ner"):
+        dataset = resolve_mixture(name, root)[0]
+        opened, splits = dataset.opened(), dataset.splits
+        assert opened.few_shot == dataset.held_out and "train" in opened.splits
+        assert not dataset.few_shot and ("train" in splits) == (name == "tiny_ner")
+
+
 def test_training_datasets_are_those_that_have_the_split(root: Path) -> None:
     (root / "en" / "tiny_ner" / "validation.jsonl.gz").unlink()
     assert "tiny_ner" not in names(training_datasets("held_in", "validation", root))

@@ -1,28 +1,19 @@
-"""Tokens with one tag each as a text with spans: BIO, IOB1, BIOES, BILOU, BMES.
-
-One rule reads them all, that of conlleval: a span begins at B, S or U, and wherever its label is not that of an open
-span; it ends after E, L, S or U, and before whatever is not its inside.
-
-    EU B-ORG  rejects O  German B-MISC  call O        "EU rejects German call"     ORG 0..2, MISC 11..17
-    北 B-LOC  京 I-LOC  很 O  大 O                     "北京很大"                    LOC 0..2
-"""
+"""What files of tagged tokens need beside data/tagging.py: which strings are tags, and which language texts are in."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
 
 from seqgpt_jax.data.importers.documents import Document, Notes
+from seqgpt_jax.data.tagging import tagged_text
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.fields import Fields, show
-from seqgpt_jax.records import Span
 
 _TAG = re.compile(r"(?:([BIMELSU])-(.+)|O)\Z", re.DOTALL)
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 _OTHER = re.compile("[\u0370-\u1fff\u3040-\u30ff\uac00-\ud7af]")  # Greek to Georgian and beyond, kana, Hangul
 _WORD = re.compile("[A-Za-z\u00c0-\u024f]+")
-_JOINED_BY = {"en": " ", "zh": ""}
 REMEDY = "a tag is O, or one of B I M E L S U, a hyphen and the label"
 
 
@@ -43,38 +34,19 @@ def guess_language(texts: Iterable[str]) -> str:
 
 
 def tagged_document(place: Fields, tokens: Sequence[str], tags: Sequence[str], language: str, notes: Notes) -> Document:
-    """The text of the tokens, joined as the language joins words, and a span for each tagged stretch of them.
+    """The text and the spans of tagged tokens (data/tagging.py).
 
     RecordError that names the place where a tag is none or the numbers differ.
     """
     if len(tokens) != len(tags):
         raise place.error("tags", f"has {len(tags)} tags for {len(tokens)} tokens", "give each token one tag")
-    joined_by = _JOINED_BY[language]
-    starts = [0, *accumulate(len(token) + len(joined_by) for token in tokens)]
-    text = joined_by.join(tokens)
-    spans: list[Span] = []
-    first: int | None = None  # the token at which the open span begins
-    label = ""
-
-    def close(last: int) -> None:
-        nonlocal first
-        if first is not None:
-            start, end = starts[first], starts[last] + len(tokens[last])
-            spans.append(Span(label, start, end, text[start:end]))
-        first = None
-
-    for i, tag in enumerate(tags):
-        match = _TAG.match(tag)
-        if not match:
-            raise place.error("tags", f"token {show(tokens[i])} has the tag {show(tag)}", REMEDY)
-        prefix, name = match.groups()
-        if prefix is None or prefix in "BSU" or name != label or first is None:
-            if prefix in ("M", "E", "L") and (first is None or name != label):
-                notes.add(f"span that begins with {prefix}-, taken as if with B-", place)
-            close(i - 1)
-            if prefix is not None:
-                first, label = i, name
-        if prefix in ("E", "L", "S", "U"):
-            close(i)
-    close(len(tokens) - 1)
-    return Document(place, text, spans=tuple(spans))
+    open_label = ""
+    for token, tag in zip(tokens, tags, strict=True):
+        if not is_tag(tag):
+            raise place.error("tags", f"token {show(token)} has the tag {show(tag)}", REMEDY)
+        prefix, _, label = tag.partition("-")
+        if prefix in ("M", "E", "L") and label != open_label:
+            notes.add(f"span that begins with {prefix}-, taken as if with B-", place)
+        open_label = label if prefix in ("B", "I", "M") else ""
+    text, spans = tagged_text(tokens, tags, language)
+    return Document(place, text, spans=spans)
