@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import seqio
 
 from seqgpt_jax.data.datasets import Dataset, atomic_tasks
-from seqgpt_jax.data.label_pools import foreign_labels
 from seqgpt_jax.data.mixtures import resolve_mixture
 from seqgpt_jax.data.questions import AskContext, EncodeConfig, ask_context
 from seqgpt_jax.data.rates import mixing_rates
@@ -75,20 +74,18 @@ def _num_train_records(name: str, dataset: Dataset, settings: TaskSettings) -> i
     return known if known is not None else sum(1 for _ in dataset.records("train", settings.limit))
 
 
-def add_tasks(dataset: Dataset, settings: TaskSettings, mixture: Iterable[Dataset] = ()) -> list[str]:
+def add_tasks(dataset: Dataset, settings: TaskSettings) -> list[str]:
     """Registers one dataset's atomic tasks; returns their names.
 
-    mixture: the datasets whose labels may be asked as negatives; token caches have them. A registered task has none,
-    since it is one and the same in every mixture.
+    They ask no labels of other datasets, as a task is one and the same in every mixture; those of token caches do.
     """
     names = []
-    foreign = foreign_labels(dataset, mixture, settings.encode.ask)
     for name, steps in atomic_tasks(dataset).items():
-        identity = (dataset.declared.name, dataset.place, dataset.splits, settings.identity(), foreign)
+        identity = (dataset.declared.name, dataset.place, dataset.splits, settings.identity())
         if _registered.get(name) != identity:
             if name in seqio.TaskRegistry.names():
                 seqio.TaskRegistry.remove(name)
-            seqio.TaskRegistry.add_provider(name, make_task(dataset, name, steps, settings, foreign))
+            seqio.TaskRegistry.add_provider(name, make_task(dataset, name, steps, settings))
             _registered[name] = identity
         names.append(name)
     return names
