@@ -172,7 +172,7 @@ def test_the_shares_of_an_extraction(share: float) -> None:
 
 
 def test_gold_labels_share_the_labels_that_are_alike_to_both() -> None:
-    """10 labels are alike to both gold ones; where these are in two of the three chunks, their 10 places hold them all."""
+    """10 labels are alike to both gold ones; where these are in two of three chunks, their 10 places hold them all."""
     example, alike = extraction(18, 0, 1), names(18)[2:12]
     pool = LabelPool({label: alike if label in ("l0", "l1") else () for label in example.labels})
     num_apart = 0
