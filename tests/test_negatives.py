@@ -171,6 +171,20 @@ def test_the_shares_of_an_extraction(share: float) -> None:
     assert (near, foreign) == (pytest.approx(expected, abs=0.06), 0)
 
 
+def test_gold_labels_share_the_labels_that_are_alike_to_both() -> None:
+    """10 labels are alike to both gold ones; where these are in two of three chunks, their 10 places hold them all."""
+    example, alike = extraction(18, 0, 1), names(18)[2:12]
+    pool = LabelPool({label: alike if label in ("l0", "l1") else () for label in example.labels})
+    num_apart = 0
+    for seed in range(40):
+        config = AskConfig(near_share=1.0, foreign_choice_share=0)
+        positive = [q for q in training_questions([example], config, random.Random(seed), pool) if q.answer]
+        if len(positive) == 2:
+            num_apart += 1
+            assert set(alike) < {label for question in positive for label in question.labels}
+    assert num_apart > 10
+
+
 def test_foreign_labels_of_an_extraction() -> None:
     config = AskConfig(foreign_extract_share=0.2, negative_chunk_share=0.99)  # 5 own: 1.25 of them foreign, on average
     _, _, share = shares(config, pool_of(5, 0), extraction(5, 0))
