@@ -6,11 +6,11 @@ The mixture held_in (SEQGPT_DATA_DIR, else ../shared/data), its train split, wit
 trained on it as BLOOM's is (training it is not measured; --tokenizer takes one that exists). In this order, each in a
 process of its own:
 
-    cache   ensure_cache into an empty folder: seconds until it returns, the start of its child processes included
+    cache   records that leak are looked for, then ensure_cache: the start of its child processes included
     ours    plan, loader and seek on that cache; it ends with an error if TensorFlow or SeqIO has been imported
     seqio   seqio.get_dataset with PrefixLMFeatureConverter(pack=True) on the examples of our steps
 
-    cache_examples_per_s   examples written
+    cache_examples_per_s   examples written, once leaks_s have found what to leave out (they are kept for later builds)
     plan_examples_per_s    examples placed into rows, the plan's construction included
     fill                   tokens over positions of the rows; seqio_fill likewise
     loader_tokens_per_s    tokens in batches, padding not counted, after every task has been read once
@@ -73,6 +73,10 @@ class Job:
         return self.tokenizer or f"{self.folder}/tokenizer"
 
     @property
+    def cache_dir(self) -> Path:
+        return Path(self.folder) / "cache"
+
+    @property
     def data_dir(self) -> Path:
         return Path(os.environ.get("SEQGPT_DATA_DIR") or REPO.parent / "shared" / "data")
 
@@ -82,7 +86,7 @@ class Job:
 
 def run_prepare(job: Job) -> dict[str, Any]:
     """Trains the tokenizer, if none is given."""
-    from seqgpt_jax.data.datasets import resolve_mixture
+    from seqgpt_jax.data.mixtures import resolve_mixture
     from seqgpt_jax.data.questions import training_texts
     from seqgpt_jax.vocabulary import Vocabulary, train_tokenizer
 
@@ -92,22 +96,29 @@ def run_prepare(job: Job) -> dict[str, Any]:
     return {"vocabulary": Vocabulary.from_pretrained(job.tokenizer_path).size}
 
 
-def _caches(job: Job) -> list[Any]:
-    """The token caches: built at the first call, opened at later ones."""
-    from seqgpt_jax.data.cache import CacheSpec, ensure_cache
+def _spec(job: Job) -> Any:
+    from seqgpt_jax.data.cache import CacheSpec
 
-    spec = CacheSpec(
+    return CacheSpec(
         job.mixture, job.tokenizer_path, str(job.data_dir),
         max_tokens=max(job.row_tokens), max_supervised=job.row_supervised, limit=job.limit,
     )  # fmt: skip
-    return ensure_cache(spec, Path(job.folder) / "cache")
+
+
+def _caches(job: Job) -> list[Any]:
+    """The token caches: built at the first call, opened at later ones."""
+    from seqgpt_jax.data.cache import ensure_cache
+
+    return ensure_cache(_spec(job), job.cache_dir)
 
 
 def run_cache(job: Job) -> dict[str, Any]:
+    leaks_seconds, _ = _timed(lambda: _spec(job).leaked(job.cache_dir))
     seconds, caches = _timed(lambda: _caches(job))
     lengths = [cache.lengths.sum(0).tolist() for cache in caches]
     return {
         "seconds": seconds,
+        "leaks_seconds": leaks_seconds,
         "tasks": len(caches),
         "examples": sum(map(len, caches)),
         "tokens": sum(tokens for tokens, _ in lengths),
@@ -278,6 +289,7 @@ def _child_main(text: str) -> None:
 def _figures(results: dict[str, dict[str, Any]]) -> Iterator[tuple[str, float]]:
     cache, ours, seqio = results["cache"], results["ours"], results["seqio"]
     yield "cache_examples_per_s", round(cache["examples"] / cache["seconds"])
+    yield "leaks_s", round(cache["leaks_seconds"], 1)
     yield "plan_examples_per_s", round(ours["plan_examples"] / ours["plan_seconds"])
     yield "fill", round(ours["tokens"] / ours["positions"], 4)
     yield "loader_tokens_per_s", round(ours["tokens"] / ours["loader_seconds"])

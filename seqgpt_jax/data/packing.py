@@ -7,7 +7,8 @@ length alone, and the same number of tokens whatever that length is.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+import sys
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,17 +63,22 @@ def needed_shapes(tokens: np.ndarray, supervised: np.ndarray, shapes: Sequence[R
 def pack(tokens: np.ndarray, supervised: np.ndarray, shapes: Sequence[RowShape]) -> list[list[list[int]]]:
     """The rows of each shape (shortest first) as lists of item numbers; every item is in exactly one row.
 
-    Long rows are filled first: as many as the items need that no shorter row holds, each begun with the largest such
-    item and filled up with the largest items of any kind that still fit. So a long row wastes no room where short
-    items are at hand, and short rows are for what is left. Worked example, lengths 10 and 20:
+    Long rows are filled first: as many as the items need that no shorter row holds, each begun with the longest such
+    item and filled up with items of any kind. So a long row wastes no room where short items are at hand, and short
+    rows are for what is left. Worked example, lengths 10 and 20 without a second limit:
         tokens 12 11 9 7 4 3 -> of 20: [12 7] [11 9]; of 10: [4 3]
-    With one shape this is first-fit-decreasing (by tokens, then by supervised positions): to place each item, largest
-    first, into the first row that has room is to fill one row after the other with the largest items that still fit.
+
+    What is next in a row keeps its two limits in balance (after Permutation Pack, Leinberger et al. 1999, for two
+    capacities): as long as no smaller share of the tokens is left than of the supervised positions, the longest item
+    that fits of those that take a larger share of the tokens; else the item with the most supervised positions of
+    the others; and where its own kind has none that fits, one of the other kind. First-fit-decreasing by tokens would
+    use up the long examples, of which few tokens are supervised, before the short ones, of which many are, and leave
+    rows for these alone that one limit closes half empty (docs/data.md has the figures).
     The longest shape must hold every item.
     """
     order = np.lexsort((supervised, tokens))
     needed = needed_shapes(tokens, supervised, shapes)
-    stock = _Stock(order.tolist(), tokens.tolist(), supervised.tolist())
+    stock = _Stock(order.tolist(), tokens.tolist(), supervised.tolist(), shapes[-1])
     rows: list[list[list[int]]] = [[] for _ in shapes]
     for index in reversed(range(len(shapes))):
         for item in order[needed[order] == index][::-1].tolist():
@@ -82,48 +88,76 @@ def pack(tokens: np.ndarray, supervised: np.ndarray, shapes: Sequence[RowShape])
 
 
 class _Stock:
-    """Items that are in no row yet. A bit mask of their lengths gives the largest that fits in one operation."""
+    """Items that are in no row yet: on one shelf those that mostly take tokens, on the other supervised positions."""
 
-    def __init__(self, order: list[int], tokens: list[int], supervised: list[int]) -> None:
+    def __init__(self, order: list[int], tokens: list[int], supervised: list[int], longest: RowShape) -> None:
         """order: the items by tokens, then by supervised positions."""
-        self._tokens, self._supervised = tokens, supervised
+        self._tokens, self._supervised, self._longest = tokens, supervised, longest
         self.is_placed = bytearray(len(order))
-        self._fewest_supervised = min(supervised, default=0)
-        self._mask = 0  # bit n: an item of n tokens is in stock
-        self._of_length: dict[int, tuple[list[int], list[int]]] = {}  # tokens -> supervised ascending, item numbers
+        self._long, self._answers = _Shelf(tokens, supervised), _Shelf(supervised, tokens)
         for item in order:
-            answers, items = self._of_length.setdefault(tokens[item], ([], []))
-            answers.append(supervised[item])
-            items.append(item)
-        for length in self._of_length:
-            self._mask |= 1 << length
+            self._shelf_of(tokens[item], supervised[item]).put(item)
 
     def fill_row(self, shape: RowShape, first: int) -> list[int]:
-        """Takes `first` and, again and again, the largest item that still fits."""
-        length, answer = self._tokens[first], self._supervised[first]
-        room, room_supervised = shape.tokens - length, shape.supervised - answer
+        """Takes `first`, and then what fits until nothing does."""
+        item: int | None = first
+        self._shelf_of(self._tokens[first], self._supervised[first]).remove(first)
+        room, room_supervised = shape.tokens, shape.supervised
+        row: list[int] = []
+        while item is not None:
+            row.append(item)
+            self.is_placed[item] = True
+            room -= self._tokens[item]
+            room_supervised -= self._supervised[item]
+            if self._shelf_of(room, room_supervised) is self._long:
+                item = self._long.take(room, room_supervised)
+                item = self._answers.take(room_supervised, room) if item is None else item
+            else:
+                item = self._answers.take(room_supervised, room)
+                item = self._long.take(room, room_supervised) if item is None else item
         assert room >= 0 <= room_supervised, "an item that fits no empty row"
-        answers, items = self._of_length[length]
-        row = [self._take(length, items.index(first, bisect_left(answers, answer)))]
-        reachable = self._mask & ((2 << room) - 1)
-        while reachable and room_supervised >= self._fewest_supervised:
-            length = reachable.bit_length() - 1
-            answers = self._of_length[length][0]
-            place = bisect_right(answers, room_supervised) - 1
-            if place < 0:
-                reachable ^= 1 << length
-                continue
-            room -= length
-            room_supervised -= answers[place]
-            row.append(self._take(length, place))
-            reachable &= self._mask & ((2 << room) - 1)
         return row
 
-    def _take(self, length: int, place: int) -> int:
-        answers, items = self._of_length[length]
-        item = items.pop(place)
-        del answers[place]
+    def _shelf_of(self, tokens: int, supervised: int) -> _Shelf:
+        """Where an item belongs, or what a row with this much room needs."""
+        return self._long if tokens * self._longest.supervised >= supervised * self._longest.tokens else self._answers
+
+
+class _Shelf:
+    """Items by one size. A bit mask of the sizes that there are finds the largest that fits in one operation."""
+
+    def __init__(self, sizes: Sequence[int], others: Sequence[int]) -> None:
+        """sizes, others: of every item, the size that it is kept by and the other one."""
+        self._sizes, self._others = sizes, others
+        self._mask = 0  # bit n: there is an item of size n
+        self._of_size: dict[int, list[tuple[int, int]]] = {}  # size -> (other size, item), ascending
+        self._smallest_other = sys.maxsize
+
+    def put(self, item: int) -> None:
+        insort(self._of_size.setdefault(self._sizes[item], []), (self._others[item], item))
+        self._mask |= 1 << self._sizes[item]
+        self._smallest_other = min(self._smallest_other, self._others[item])
+
+    def remove(self, item: int) -> None:
+        size = self._sizes[item]
+        self._pop(size, bisect_left(self._of_size[size], (self._others[item], item)))
+
+    def take(self, room: int, room_other: int) -> int | None:
+        """The largest item that fits, of those the one with the largest other size; None if there is none."""
+        if room_other < self._smallest_other:
+            return None
+        fitting = self._mask & ((2 << room) - 1)
+        while fitting:
+            size = fitting.bit_length() - 1
+            place = bisect_left(self._of_size[size], (room_other + 1,)) - 1
+            if place >= 0:
+                return self._pop(size, place)
+            fitting ^= 1 << size
+        return None
+
+    def _pop(self, size: int, place: int) -> int:
+        items = self._of_size[size]
+        _, item = items.pop(place)
         if not items:
-            self._mask ^= 1 << length
-        self.is_placed[item] = True
+            self._mask ^= 1 << size
         return item

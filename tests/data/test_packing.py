@@ -14,33 +14,54 @@ SHAPES = (RowShape(4, 8, 4), RowShape(2, 16, 6), RowShape(1, 20, 9))
 ITEMS = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 9)), min_size=1, max_size=60)
 
 
-def plain_first_fit_decreasing(
-    tokens: list[int], supervised: list[int], limit: int, limit_supervised: int
-) -> list[list[int]]:
-    """The textbook form: each item, largest first, into the first row that has room."""
-    rows: list[list[int]] = []
-    room: list[list[int]] = []
-    for item in sorted(range(len(tokens)), key=lambda i: (-tokens[i], -supervised[i])):
-        fits = [left[0] >= tokens[item] and left[1] >= supervised[item] for left in room]
-        if True not in fits:
-            rows.append([])
-            room.append([limit, limit_supervised])
-            fits.append(True)
-        place = fits.index(True)
-        rows[place].append(item)
-        room[place][0] -= tokens[item]
-        room[place][1] -= supervised[item]
+def plain_pack(tokens: list[int], supervised: list[int], shapes: tuple[RowShape, ...]) -> list[list[list[int]]]:
+    """The rule of `pack` word for word, looking through all items for each that is taken."""
+    left, longest = set(range(len(tokens))), shapes[-1]
+    rows: list[list[list[int]]] = [[] for _ in shapes]
+
+    def is_long(token_share: int, supervised_share: int) -> bool:
+        return token_share / longest.tokens >= supervised_share / longest.supervised
+
+    for index, shape in reversed(list(enumerate(shapes))):
+        while True:
+            smaller = shapes[index - 1] if index else RowShape(0, 0, -1)
+            begin = [i for i in left if tokens[i] > smaller.tokens or supervised[i] > smaller.supervised]
+            if not begin:
+                break
+            item: int | None = max(begin, key=lambda i: (tokens[i], supervised[i], i))
+            row: list[int] = []
+            while item is not None:
+                row.append(item)
+                left.remove(item)
+                room = shape.tokens - sum(tokens[i] for i in row)
+                room_supervised = shape.supervised - sum(supervised[i] for i in row)
+                fits = [i for i in left if tokens[i] <= room and supervised[i] <= room_supervised]
+                long = [i for i in fits if is_long(tokens[i], supervised[i])]
+                other = [i for i in fits if i not in long]
+                if (is_long(room, room_supervised) and long) or not other:
+                    item = max(long, key=lambda i: (tokens[i], supervised[i], i), default=None)
+                else:
+                    item = max(other, key=lambda i: (supervised[i], tokens[i], i))
+            rows[index].append(row)
     return rows
 
 
-@given(ITEMS)
-def test_one_length_is_first_fit_decreasing(items: list[tuple[int, int]]) -> None:
+@pytest.mark.parametrize("shapes", [SHAPES, SHAPES[-1:]])
+@given(items=ITEMS)
+def test_pack_does_what_it_says(shapes: tuple[RowShape, ...], items: list[tuple[int, int]]) -> None:
     tokens, supervised = [t for t, _ in items], [s for _, s in items]
-    (rows,) = pack(np.array(tokens), np.array(supervised), SHAPES[-1:])
-    want = plain_first_fit_decreasing(tokens, supervised, 20, 9)
-    sizes = [[(tokens[i], supervised[i]) for i in row] for row in rows]
-    assert sizes == [[(tokens[i], supervised[i]) for i in row] for row in want]
-    assert sorted(i for row in rows for i in row) == list(range(len(items)))
+    assert pack(np.array(tokens), np.array(supervised), shapes) == plain_pack(tokens, supervised, shapes)
+
+
+def test_neither_limit_leaves_rows_half_empty() -> None:
+    """Long items with few supervised positions beside short ones with many: by length alone they would part."""
+    tokens, supervised = np.repeat([70, 30], 100), np.repeat([2, 18], 100)
+    (rows,) = pack(tokens, supervised, (RowShape(1, 100, 20),))
+    assert all(sorted(tokens[row].tolist()) == [30, 70] for row in rows)
+    assert len(rows) == 100
+    tokens, supervised = np.repeat([40, 20], 120), np.repeat([1, 9], 120)
+    (rows,) = pack(tokens, supervised, (RowShape(1, 120, 20),))
+    assert len(rows) == 60  # 120 x 60 tokens, all of every row: two of each
 
 
 @given(ITEMS)
@@ -62,7 +83,7 @@ def test_several_lengths(items: list[tuple[int, int]]) -> None:
 
 
 def test_worked_examples() -> None:
-    tokens, supervised = np.array([12, 11, 9, 7, 4, 3]), np.ones(6, np.int64)
+    tokens, supervised = np.array([12, 11, 9, 7, 4, 3]), np.zeros(6, np.int64)
     packed = pack(tokens, supervised, (RowShape(2, 10, 6), RowShape(1, 20, 6)))
     assert [[tokens[row].tolist() for row in rows] for rows in packed] == [[[4, 3]], [[12, 7], [11, 9]]]
     assert row_shapes(8, (256, 512), 96) == (RowShape(16, 256, 48), RowShape(8, 512, 96))

@@ -109,7 +109,7 @@ def steady_tasks(num_tasks: int, size: int) -> list[TaskSize]:
     return tasks
 
 
-def test_rows_of_one_length_stay_what_they_were() -> None:
+def test_rows_of_one_length_stay_what_they_are() -> None:
     """A run that is gone on with must find the rows that it began with."""
     lengths = ([[5, 2], [9, 3], [12, 4], [3, 1]], [[7, 2], [16, 5]])
     tasks = [TaskSize(name, np.array(own), rate) for name, own, rate in zip("ab", lengths, (3.0, 1.0), strict=True)]
@@ -124,8 +124,8 @@ def test_rows_of_one_length_stay_what_they_were() -> None:
     digest = hashlib.blake2b(digest_size=16)
     for step in (*range(60), 700):
         digest.update(repr(plan.rows(step)).encode())
-    assert digest.hexdigest() == "9c2309b5821723c22d5b39beff42a789"
-    assert plan.key() == "cfba410a32e72367016b4d8cc68a751b"  # so that stored row counts are found again
+    assert digest.hexdigest() == "66f461d69f55cbf6a58745bfdeb91977"
+    assert plan.key() == "e40c4baccca3f4568d75e6ad215045c3"  # so that stored row counts are found again
 
 
 def test_rows_of_several_lengths_stay_what_they_are() -> None:
@@ -133,7 +133,7 @@ def test_rows_of_several_lengths_stay_what_they_are() -> None:
     digest = hashlib.blake2b(digest_size=16)
     for step in (*range(60), 700):
         digest.update(repr((plan.shape(step).tokens, plan.rows(step))).encode())
-    assert digest.hexdigest() == "7ea497f2ac7c53d6f5d95a3b1ce631c6"
+    assert digest.hexdigest() == "4970cdeba67136d61d7e5c5a8d4a77be"
 
 
 def many_tasks(num_tasks: int = 40, row_tokens: int = 1024) -> list[TaskSize]:
