@@ -125,6 +125,7 @@ class CacheSpec:
 # --- the code in between ---------------------------------------------------------------------------------------------
 
 _PREPROCESSING = "tasks.preprocessors"
+_WIRING = ("tasks.mixtures", "tasks.build")  # they put it to work; what else they import makes no token
 _PACKAGES = ("seqgpt_jax", "tasks")
 _APART = "seqgpt_jax.synthesis"  # its code is in the fingerprint of each dataset that it makes
 
@@ -132,14 +133,14 @@ _APART = "seqgpt_jax.synthesis"  # its code is in the fingerprint of each datase
 @functools.cache
 def preprocessing_fingerprint() -> str:
     """A hash of the source of tasks/preprocessors.py and of every module of ours that it imports, or they in turn."""
-    files: dict[str, Path] = {}
+    files = {name: path for name in _WIRING if (path := _source_file(name)) is not None}
     waiting = [_PREPROCESSING]
     while waiting:
         name = waiting.pop()
         path = None if name in files or name.startswith(_APART) else _source_file(name)
         if path is not None:
             files[name] = path
-            waiting += _imported_names(path)
+            waiting += _imported_names(path) if name == _PREPROCESSING else []
     digest = hashlib.sha256()
     for name, path in sorted(files.items()):
         digest.update(name.encode() + b"\0" + path.read_bytes())

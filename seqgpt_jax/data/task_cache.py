@@ -88,16 +88,15 @@ class TaskCache:
     def _load(self) -> np.ndarray:
         with self._lock:
             if self._ids is None:
-                parts = [np.zeros(0, np.int32)]
+                parts: list[np.ndarray] = []
                 for path in self._paths:
                     with _damage_in(path):
                         reader = ArrayRecordReader(os.fspath(path))
                         parts += [np.frombuffer(record, np.int32)[1:] for record in reader.read_all()]
                         reader.close()
+                if [len(part) for part in parts] != self.lengths[:, 0].tolist():
+                    raise DamagedCacheError(self.folder / "lengths.npy", "it says other lengths than the shards have")
                 ids = np.concatenate(parts)
-                num_ids = int(self._ends[-1])
-                if len(ids) != num_ids:
-                    raise DamagedCacheError(self._paths[0], f"the shards have {len(ids)} ids, lengths.npy {num_ids}")
                 ids.flags.writeable = False
                 self._ids = ids
             return self._ids
@@ -111,7 +110,7 @@ class TaskCache:
         with _damage_in(path):
             record = np.frombuffer(self._source[index], np.int32)
         if len(record) != self.lengths.item(index, 0) + 1:
-            raise DamagedCacheError(path, f"example {index} has {len(record) - 1} ids, not as in lengths.npy")
+            raise DamagedCacheError(self.folder / "lengths.npy", "it says other lengths than the shards have")
         return TokenExample(record[1:], record.item(0))
 
 

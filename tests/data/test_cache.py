@@ -111,7 +111,7 @@ def test_the_key_follows_every_module_on_the_way(tmp_path: Path) -> None:
     on_the_way = [f"seqgpt_jax/{name}.py" for name in ("records", "atomic", "prompt", "negatives", "vocabulary")]
     on_the_way += [f"seqgpt_jax/{name}.py" for name in ("occurrences", "label_similarity")]
     on_the_way += [f"seqgpt_jax/data/{name}.py" for name in ("balance", "datasets", "label_pools", "questions")]
-    on_the_way += ["tasks/preprocessors.py"]
+    on_the_way += [f"tasks/{name}.py" for name in ("preprocessors", "mixtures", "build")]
     beside = ["seqgpt_jax/metrics.py", "seqgpt_jax/models/bloom.py", "seqgpt_jax/synthesis/generator.py"]
     command = [sys.executable, "-c", FINGERPRINTS, str(tmp_path), *on_the_way, *beside]
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": ""}
