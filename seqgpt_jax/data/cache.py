@@ -132,7 +132,7 @@ _APART = "seqgpt_jax.synthesis"  # its code is in the fingerprint of each datase
 
 @functools.cache
 def preprocessing_fingerprint() -> str:
-    """A hash of the source of tasks/preprocessors.py and of every module of ours that it imports, or they in turn."""
+    """A hash of the source of tasks/preprocessors.py, of every module of ours that it imports, or they, and of _WIRING."""
     files = {name: path for name in _WIRING if (path := _source_file(name)) is not None}
     waiting = [_PREPROCESSING]
     while waiting:
@@ -140,7 +140,7 @@ def preprocessing_fingerprint() -> str:
         path = None if name in files or name.startswith(_APART) else _source_file(name)
         if path is not None:
             files[name] = path
-            waiting += _imported_names(path) if name == _PREPROCESSING else []
+            waiting += _imported_names(path)
     digest = hashlib.sha256()
     for name, path in sorted(files.items()):
         digest.update(name.encode() + b"\0" + path.read_bytes())
