@@ -1,13 +1,16 @@
-"""What every benchmark does alike: its flags, and the JSON object on its last line (also in the file of --json)."""
+"""What every benchmark does alike: its flags, its child processes, and the JSON object on its last line."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import os
 import platform
 import shlex
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,35 @@ def finish(
     if options.json:
         options.json.write_text(line + "\n", encoding="utf-8")
     print(line)
+
+
+def run_child(job: Any, name: str, **environment: str) -> dict[str, Any]:
+    """What `answer_child` prints in a process of its own, on the CPU alone, which is told the job (a dataclass).
+
+    Ends this process where the user's input was wrong, or the child died.
+    """
+    script = sys.modules["__main__"].__file__
+    assert script is not None
+    command = [sys.executable, script, "--child", json.dumps(dataclasses.asdict(job))]
+    variables = {**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", **environment}
+    child = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=variables)
+    if child.returncode == 2:
+        sys.exit(2)
+    if child.returncode:
+        sys.exit(f"{name} ended with {child.returncode} (-9: more memory than there is)")
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+def answer_child(run: Callable[[], dict[str, Any]]) -> None:
+    """The other end of `run_child`: prints what run gives, or the user's error."""
+    from seqgpt_jax.errors import UserError
+
+    try:
+        result = run()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(json.dumps(result))
 
 
 def machine() -> str:

@@ -30,7 +30,6 @@ import dataclasses
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,7 +37,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from _harness import finish, machine, make_parser
+from _harness import answer_child, finish, machine, make_parser, run_child
 
 # TensorFlow is imported by the side that needs it alone, and what is ours by the processes that are measured.
 
@@ -261,29 +260,14 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
 # --- all together ----------------------------------------------------------------------------------------------------
 
 
-def run_child(job: Job) -> dict[str, Any]:
-    """The job's result, from a process of its own. Ends this one where the user's input was wrong."""
-    command = [sys.executable, __file__, "--child", json.dumps(dataclasses.asdict(job))]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    child = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
-    if child.returncode == 2:
-        sys.exit(2)
-    if child.returncode:
-        sys.exit(f"{job.side} ended with {child.returncode}")
-    return json.loads(child.stdout.splitlines()[-1])
+def _run(job: Job) -> dict[str, Any]:
+    return run_child(job, job.side, TF_CPP_MIN_LOG_LEVEL="3")
 
 
 def _child_main(text: str) -> None:
-    from seqgpt_jax.errors import UserError
-
     job = Job.from_json(text)
     run = {"prepare": run_prepare, "cache": run_cache, "ours": run_ours, "seqio": run_seqio}[job.side]
-    try:
-        result = run(job)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(json.dumps(result))
+    answer_child(lambda: run(job))
 
 
 def _figures(results: dict[str, dict[str, Any]]) -> Iterator[tuple[str, float]]:
@@ -321,7 +305,7 @@ def main() -> None:
         job = dataclasses.replace(job, mixture="synthetic", limit=20, vocab_size=2_048, steps=4, far_step=200)
     with tempfile.TemporaryDirectory() as folder:
         job = dataclasses.replace(job, folder=folder)
-        results = {side: run_child(dataclasses.replace(job, side=side)) for side in SIDES}
+        results = {side: _run(dataclasses.replace(job, side=side)) for side in SIDES}
     figures = dict(_figures(results))
     for name, value in figures.items():
         print(f"{name:24}{value:>16,}")

@@ -45,7 +45,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _harness import finish, machine, make_parser
+from _harness import answer_child, finish, machine, make_parser, run_child
 
 # The libraries under test are imported where a side needs them: no process holds the memory of another's.
 
@@ -383,28 +383,14 @@ def _side_result(
 # --- both together ---------------------------------------------------------------------------------------------------
 
 
-def run_child(job: Job) -> dict[str, Any]:
-    """The job's result, from a process of its own. Ends this one where the user's input was wrong."""
-    command = [sys.executable, __file__, "--child", json.dumps(dataclasses.asdict(job))]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    child = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
-    if child.returncode == 2:
-        sys.exit(2)
-    if child.returncode:
-        sys.exit(f"{job.side} {job.size.preset} ended with {child.returncode} (-9: more memory than there is)")
-    return json.loads(child.stdout.splitlines()[-1])
+def _run(job: Job) -> dict[str, Any]:
+    return run_child(job, f"{job.side} {job.size.preset}", HF_HUB_OFFLINE="1")
 
 
 def _child_main(text: str) -> None:
-    from seqgpt_jax.errors import UserError
-
     job = Job.from_json(text)
-    try:
-        result = prepare(job.data) if job.side == "prepare" else (run_ours if job.side == "ours" else run_torch)(job)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(json.dumps(result))
+    run = run_ours if job.side == "ours" else run_torch
+    answer_child(lambda: prepare(job.data) if job.side == "prepare" else run(job))
 
 
 def _figures(data: Data, size: Size, result: dict[str, Any]) -> dict[str, float]:
@@ -470,9 +456,9 @@ def main() -> None:
         jobs = {
             name: Job("", data, size, options.torch_optimizer, options.torch_compile) for name, size in sizes.items()
         }
-        prepared = run_child(dataclasses.replace(next(iter(jobs.values())), side="prepare"))
+        prepared = _run(dataclasses.replace(next(iter(jobs.values())), side="prepare"))
         measured = {
-            (name, side): run_child(dataclasses.replace(job, side=side)) for name, job in jobs.items() for side in SIDES
+            (name, side): _run(dataclasses.replace(job, side=side)) for name, job in jobs.items() for side in SIDES
         }
         for (name, side), result in measured.items():
             found = _figures(data, sizes[name], result)
