@@ -132,7 +132,7 @@ _APART = "seqgpt_jax.synthesis"  # its code is in the fingerprint of each datase
 
 @functools.cache
 def preprocessing_fingerprint() -> str:
-    """A hash of the source of tasks/preprocessors.py, of every module of ours that it imports, or they, and of _WIRING."""
+    """A hash of the source of _WIRING, of tasks/preprocessors.py, and of every module of ours that this needs."""
     files = {name: path for name in _WIRING if (path := _source_file(name)) is not None}
     waiting = [_PREPROCESSING]
     while waiting:

@@ -16,6 +16,7 @@ from seqgpt_jax.data.mixtures import resolve_mixture
 from seqgpt_jax.data.tagging import span_labels
 from seqgpt_jax.data.tfds_sources import ROWS, Row, TfdsDataset, plain_values
 from seqgpt_jax.errors import RecordError, UserError
+from seqgpt_jax.negatives import AskConfig
 from seqgpt_jax.records import TASKS, check_record
 from seqgpt_jax.vocabulary import Vocabulary, train_tokenizer
 from tests.tiny_data import write_data, write_tfds
@@ -187,15 +188,16 @@ def test_reading_imports_no_tensorflow(tfds_dir: Path) -> None:
 
 def test_a_token_cache_is_built_of_tfds_and_of_an_opened_dataset(tfds_dir: Path, tmp_path: Path) -> None:
     sentences = [{"sentence": f"They drank {i}.", "label": i % 2, "idx": i} for i in range(7)]
-    write_tfds(tfds_dir, "glue/cola", {"train": sentences}, "2.0.0")
+    others = [{"sentence": "They drank 3!", "label": 1, "idx": 0}]
+    write_tfds(tfds_dir, "glue/cola", {"train": sentences, "validation": others}, "2.0.0")
     root = write_data(tmp_path / "data")
     train_tokenizer(["They drank. News about sport, trade, money, weather"], 300).save(tmp_path / "tokenizer")
     mixture, tokenizer = "held_out+tfds:glue/cola", str(tmp_path / "tokenizer")
     with pytest.raises(UserError, match="never trained on"):
         ensure_cache(CacheSpec(mixture, tokenizer, str(root)), tmp_path / "cache")
-    spec = CacheSpec(mixture, tokenizer, str(root), protocol="few_shot")
+    spec = CacheSpec(mixture, tokenizer, str(root), protocol="few_shot", ask=AskConfig(max_answer_share=1))
     caches = ensure_cache(spec, tmp_path / "cache", num_processes=1, progress=False)
-    assert {cache.name: len(cache) for cache in caches} == {"tfds_glue_cola": 7, "tiny_out": 30}
+    assert {cache.name: len(cache) for cache in caches} == {"tfds_glue_cola": 6, "tiny_out": 30}  # one leaks
     vocabulary = Vocabulary.from_pretrained(tokenizer)
     texts = sorted(vocabulary.decode(example.ids[: example.num_prompt].tolist()) for example in caches[0])
-    assert len(texts) == 7 and "输入: They drank 0.\n分类: " in texts[0]
+    assert len(texts) == 6 and "输入: They drank 0.\n分类: " in texts[0]
