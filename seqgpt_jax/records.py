@@ -22,7 +22,7 @@ from typing import IO, Any, ClassVar, TypeAlias
 from seqgpt_jax.errors import RecordError, UserError
 from seqgpt_jax.fields import Fields, raise_all, show
 from seqgpt_jax.lines import parse_json, read_lines
-from seqgpt_jax.whole import whole_file, write_json
+from seqgpt_jax.whole import whole_file, write_text
 
 TASKS = ("NER", "SF", "ID", "SA", "CLS", "NLI", "RE", "EE", "ET", "MRC-SE", "MRC-MC")
 LANGUAGES = ("en", "zh")
@@ -438,4 +438,4 @@ def write_meta(folder: Path, meta: DatasetMeta) -> None:
     kept = {name: getattr(meta, name) for name in DatasetMeta.__dataclass_fields__ if name in names or name == "labels"}
     if meta.pair_types is not None:
         kept["pair_types"] = sorted(meta.pair_types)
-    write_json(folder / "meta.json", kept)
+    write_text(folder / "meta.json", json.dumps(kept, ensure_ascii=False, indent=1) + "\n")

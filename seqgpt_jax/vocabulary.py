@@ -22,6 +22,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from seqgpt_jax.atomic import Kind
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.prompt import GEN, PromptFormat
+from seqgpt_jax.whole import write_json
 
 UNK_ID, BOS_ID, EOS_ID, PAD_ID = 0, 1, 2, 3  # of BLOOM, and of every tokenizer that is trained here
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", GEN)
@@ -130,8 +131,8 @@ class Vocabulary:
             "additional_special_tokens": [GEN],
             "clean_up_tokenization_spaces": False,
         }
-        _write_json(folder / "tokenizer_config.json", config)
-        _write_json(folder / "special_tokens_map.json", {**names, "additional_special_tokens": [GEN]})
+        write_json(folder / "tokenizer_config.json", config)
+        write_json(folder / "special_tokens_map.json", {**names, "additional_special_tokens": [GEN]})
 
     def fingerprint(self) -> str:
         """A hash that changes with any id that this vocabulary could give."""
@@ -345,7 +346,3 @@ def _download(hub_id: str) -> dict[str, Path]:
                 "(check the name and the network, or give a folder with tokenizer.json)"
             ) from error
     return files
-
-
-def _write_json(path: Path, fields: dict[str, Any]) -> None:
-    path.write_text(json.dumps(fields, ensure_ascii=False, indent=2) + "\n", "utf-8")

@@ -46,4 +46,4 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, fields: Any) -> None:
-    write_text(path, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")

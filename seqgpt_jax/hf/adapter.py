@@ -17,11 +17,11 @@ from flax import nnx
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.hf.architectures import architecture_of
 from seqgpt_jax.hf.directories import check_replaceable
-from seqgpt_jax.hf.files import save_safetensors, write_json
+from seqgpt_jax.hf.files import save_safetensors
 from seqgpt_jax.hf.tables import Entry, ParamPath
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.models.lora import LoraConfig
-from seqgpt_jax.whole import whole_folder
+from seqgpt_jax.whole import whole_folder, write_json
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 

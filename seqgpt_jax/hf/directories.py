@@ -27,14 +27,13 @@ from seqgpt_jax.hf.files import (
     has_weights,
     open_weights,
     save_weights,
-    write_json,
 )
 from seqgpt_jax.hf.tables import Entry, ParamPath, gather_tensor, param_shapes, scatter_tensors
 from seqgpt_jax.models.architectures import abstract_model
 from seqgpt_jax.models.decoder import Decoder, DecoderConfig, embedding_rows
 from seqgpt_jax.models.lora import merged
 from seqgpt_jax.vocabulary import Vocabulary
-from seqgpt_jax.whole import whole_folder
+from seqgpt_jax.whole import whole_folder, write_json
 
 EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 

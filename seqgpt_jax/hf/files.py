@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.whole import write_json
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 TORCH_WEIGHTS, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -168,7 +169,3 @@ def save_safetensors(tensors: dict[str, np.ndarray], path: Path) -> None:
     """One file, which others may read: the library would keep it to its owner."""
     save_file(tensors, path, metadata={"format": "pt"})
     path.chmod(0o644)
-
-
-def write_json(path: Path, fields: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(fields, ensure_ascii=False, indent=2) + "\n", "utf-8")
