@@ -20,11 +20,12 @@ from seqgpt_jax.data.packing import RowShape
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.lora import LoraConfig
 from seqgpt_jax.recipe import CheckpointSettings, DataSettings, MeshSettings, Recipe, Stage
-from seqgpt_jax.training import loop
+from seqgpt_jax.training import loop, steps
 from seqgpt_jax.training.checkpoints import checkpoint_folder, load_run
 from seqgpt_jax.training.journal import Journal, read_rows, summarise_stage
 from seqgpt_jax.training.loop import TrainResult, train
 from seqgpt_jax.training.partitioning import params_of
+from seqgpt_jax.training.run_directory import claim_run_dir
 from seqgpt_jax.training.signals import Interrupted, SignalWatch
 from seqgpt_jax.training.start import StartingPoint
 from seqgpt_jax.training.step import StepMetrics
@@ -102,9 +103,9 @@ def test_a_run_leaves_what_it_should(undisturbed: tuple[TrainResult, Any]) -> No
     }  # fmt: skip
     assert set(rows[0]["time"]) == {"seconds", "tokens_per_second", "supervised_per_second", "data_seconds"}
     assert (result.run_dir / "config.gin").read_text() == "seed = 1\n"
-    for stage, steps in (("one", {"6", "7"}), ("two", {"3", "6"})):
+    for stage, kept in (("one", {"6", "7"}), ("two", {"3", "6"})):
         folder = checkpoint_folder(result.run_dir, stage)
-        assert {child.name for child in folder.iterdir() if child.is_dir()} == steps
+        assert {child.name for child in folder.iterdir() if child.is_dir()} == kept
         assert (folder / "config.gin").read_text() == "seed = 1\n"
     assert list((result.run_dir / "tensorboard").iterdir())
     # The second stage goes on from the weights of the first, with an optimiser of its own.
@@ -165,14 +166,14 @@ def test_rows_of_several_lengths_train_and_resume_exactly(tmp_path: Path, monkey
         cache_dir=str(tmp_path / "cache"), rows_per_step=8, row_tokens=(16, 32), row_supervised=12, window=64
     )
     recipe = toy_recipe(tmp_path, data=data, stages=(Stage("one", "synthetic", 8, optimizer=TOY_ADAMW),))
-    write, next_batch, seen = Journal.write, loop._timed_next, Counter[tuple[int, int]]()
+    write, next_batch, seen = Journal.write, steps._timed_next, Counter[tuple[int, int]]()
 
     def watched(batches: Iterator[Batch], mesh: Any) -> tuple[Batch, float]:
         batch, waited = next_batch(batches, mesh)
         seen[batch.tokens_BT.shape] += 1
         return batch, waited
 
-    monkeypatch.setattr(loop, "_timed_next", watched)
+    monkeypatch.setattr(steps, "_timed_next", watched)
     want = run(recipe, tmp_path / "want")
     assert set(seen) == {(16, 16), (8, 32)}  # the same number of tokens in each
     assert want.stages[0].loss_last < want.stages[0].loss_first
@@ -209,7 +210,7 @@ def test_a_run_of_another_config_is_refused(undisturbed: tuple[TrainResult, Any]
     # Before there is a checkpoint, nothing is lost by beginning anew.
     (tmp_path / "run" / "tokenizer").mkdir(parents=True)
     (tmp_path / "run" / "config.gin").write_text("seed = 2\n")
-    loop._claim_run_dir(tmp_path / "run", "seed = 1\n", False)
+    claim_run_dir(tmp_path / "run", "seed = 1\n", False)
     assert not (tmp_path / "run" / "tokenizer").exists()
 
 
@@ -259,7 +260,7 @@ def test_a_loss_that_stays_no_number_ends_the_run(tmp_path: Path) -> None:
         Journal(tmp_path, "one", 0, 50, show_progress=False) as journal,
         pytest.raises(UserError, match=r"not a number in steps 1 to 10 \(lower optimizer.learning_rate"),
     ):
-        loop.run_steps(
+        steps.run_steps(
             BadStep(), 0, 0, 50, Loader(),  # type: ignore[arg-type]
             mesh=mesh, checkpoints=None, save_every=100, journal=journal, watch=SignalWatch(),  # type: ignore[arg-type]
         )  # fmt: skip
