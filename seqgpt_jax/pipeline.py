@@ -18,6 +18,7 @@ from seqgpt_jax.recipe import Recipe
 from seqgpt_jax.records import ClassificationRecord, ExtractionRecord, Record, RelationRecord
 from seqgpt_jax.report import few_shot_note, section_to_text, write_report
 from seqgpt_jax.training.checkpoints import load_run, newest_stage
+from seqgpt_jax.training.hosts import is_main
 from seqgpt_jax.training.loop import train
 from seqgpt_jax.training.start import check_stages
 
@@ -27,6 +28,8 @@ _SHOWN_CHARACTERS = 240  # of a text or an answer: real ones may be articles
 
 def run_recipe(recipe: Recipe, run_dir: Path) -> None:
     """Everything that `seqgpt train` does; results lie in run_dir (docs: README, "What a run leaves").
+
+    Of several processes all train and evaluate in step, and process 0 writes.
 
     Raises UserError, before anything is trained, for a stage or an evaluation that cannot be run.
     """
@@ -39,8 +42,15 @@ def run_recipe(recipe: Recipe, run_dir: Path) -> None:
     sections: dict[str, Evaluation] = {}
     for settings in recipe.evaluations:
         sections[settings.name] = evaluate(
-            predictor, mixtures[settings.name], settings.split, settings.limit, run_dir / "predictions"
-        )
+            predictor, mixtures[settings.name], settings.split, settings.limit,
+            run_dir / "predictions" if is_main() else None, progress=is_main(),
+        )  # fmt: skip
+    examples = [
+        list(example_predictions(predictor, mixtures[settings.name], settings.split))
+        for settings in recipe.evaluations[-1:]
+    ]
+    if not is_main():
+        return
     write_report(run_dir, result.stages, sections)
     export_run(run_dir, run_dir / "export")
     note = few_shot_note({stage.name: stage.protocol for stage in result.stages})
@@ -48,10 +58,8 @@ def run_recipe(recipe: Recipe, run_dir: Path) -> None:
         print(f"\n{note}")
     for name, evaluation in sections.items():
         print("\n" + section_to_text(name, evaluation))
-    for settings in recipe.evaluations[-1:]:
-        print("\nExamples:")
-        for line in example_predictions(predictor, mixtures[settings.name], settings.split):
-            print(line)
+    for lines in examples:
+        print("\nExamples:", *lines, sep="\n")
     print(next_commands(run_dir))
 
 

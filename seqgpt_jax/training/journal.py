@@ -110,6 +110,22 @@ class Journal:
         self._file.flush()
 
 
+class SilentJournal(Journal):
+    """That of the processes that write nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def write(self, step: int, metrics: StepMetrics, seconds: float, data_seconds: float) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+
 def read_rows(run_dir: Path, stage: str | None = None) -> list[dict[str, Any]]:
     """Rows of metrics.jsonl, of one stage or of all; a last line that was cut off is left out."""
     path = run_dir / METRICS_FILE

@@ -21,9 +21,10 @@ from seqgpt_jax.data.rates import mixing_rates
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.recipe import Recipe, Stage
 from seqgpt_jax.training.checkpoints import StageCheckpoints, StageInfo
-from seqgpt_jax.training.journal import Journal, StageResult, summarise_stage
+from seqgpt_jax.training.hosts import barrier, check_shared, first_alone, first_to_see, is_main, main_alone
+from seqgpt_jax.training.journal import Journal, SilentJournal, StageResult, summarise_stage
 from seqgpt_jax.training.optimizers import make_optimizer
-from seqgpt_jax.training.partitioning import Params, check_rows, devices_for_rows, make_mesh
+from seqgpt_jax.training.partitioning import Params, check_rows, devices_for_rows, make_mesh, row_share
 from seqgpt_jax.training.run_directory import claim_run_dir
 from seqgpt_jax.training.signals import SignalWatch
 from seqgpt_jax.training.stage_data import count_stage_data, write_stage_data
@@ -81,12 +82,13 @@ def train(
     """
     run_dir = Path(run_dir)
     mesh = _make_mesh(recipe)
-    claim_run_dir(run_dir, config_text, allow_changed_config)
+    check_shared(run_dir)
+    main_alone("run directory", lambda: claim_run_dir(run_dir, config_text, allow_changed_config))
     with SignalWatch() as watch:
-        start = prepare_start(recipe, run_dir)
+        start = first_alone("tokenizer", is_main(), lambda: prepare_start(recipe, run_dir))
         skeleton = skeleton_of(start, recipe.seed)
         weights = WeightSource(recipe, run_dir, mesh, start, skeleton)
-        run = _Run(recipe, run_dir, mesh, weights, config_text, watch, show_progress)
+        run = _Run(recipe, run_dir, mesh, weights, config_text, watch, show_progress and is_main())
         results: list[StageResult] = []
         scores: dict[str, dict[str, float]] = {}
         params: Params | None = None
@@ -138,27 +140,45 @@ def _train_stage(run: _Run, index: int) -> Params | None:
         if (checkpoints.latest_step() or 0) >= stage.steps:
             return None
         spec = cache_spec(run.recipe, stage, run.run_dir / "tokenizer")
-        sources = ensure_cache(spec, run.recipe.data.cache_path(), progress=run.show_progress)
-        write_stage_data(run.run_dir, stage.name, count_stage_data(spec, sources))
-        loader = make_loader(sources, run.recipe, stage)
+        cache_dir = run.recipe.data.cache_path()
+        sources = first_alone(
+            "token cache",
+            first_to_see(cache_dir) == jax.process_index(),
+            lambda: ensure_cache(spec, cache_dir, progress=run.show_progress),
+        )
+        if is_main():
+            write_stage_data(run.run_dir, stage.name, count_stage_data(spec, sources))
+        loader = make_loader(sources, run.recipe, stage, row_share(run.mesh))
         optimizer = make_optimizer(stage.optimizer, stage.steps, skeleton)
         shardings = state_shardings(skeleton, optimizer, run.mesh)
         state, done = run.weights.first_state(index, checkpoints, optimizer, shardings)
         step = make_train_step(skeleton, optimizer, run.mesh, shardings, stage.num_microbatches, run.recipe.loss)
-        with Journal(run.run_dir, stage.name, done, stage.steps, show_progress=run.show_progress) as journal:
+        with _journal(run, stage, done) as journal:
             state = run_steps(
                 step, state, done, stage.steps, loader,
                 mesh=run.mesh, checkpoints=checkpoints, save_every=settings.every, journal=journal, watch=run.watch,
             )  # fmt: skip
+        barrier("stage")  # its rows are written
     return state.params
 
 
-def make_loader(sources: Sequence[SizedSource], recipe: Recipe, stage: Stage) -> Loader:
-    """The batches of a stage on this host; the rates are those of data/rates.py, by the number of examples."""
+def _journal(run: _Run, stage: Stage, done: int) -> Journal:
+    if not is_main():
+        return SilentJournal()
+    return Journal(run.run_dir, stage.name, done, stage.steps, show_progress=run.show_progress)
+
+
+def make_loader(
+    sources: Sequence[SizedSource], recipe: Recipe, stage: Stage, share: tuple[int, int] = (0, 1)
+) -> Loader:
+    """The batches of a stage; the rates are those of data/rates.py, by the number of examples.
+
+    share: which part of every step's rows this process makes, of how many.
+    """
     data = recipe.data
     sizes = {source.name: len(source) for source in sources}
     rates = mixing_rates(sizes, stage.rate_cap, stage.temperature, stage.weights)
     tasks = [TaskSize(source.name, source.lengths, rates[source.name]) for source in sources]
     config = PlanConfig(data.rows_per_step, data.row_tokens, data.row_supervised, data.window, recipe.seed)
     plan = BatchPlan(tasks, config, data.cache_path() / "plans")
-    return Loader(plan, sources, jax.process_index(), jax.process_count())
+    return Loader(plan, sources, *share)

@@ -1,0 +1,70 @@
+"""The run that test_hosts.py makes in one process and in two: real train(), toy sources, a toy model, its answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seqgpt_jax.decoding.generate import generate
+from seqgpt_jax.recipe import CheckpointSettings, DataSettings, MeshSettings, Recipe, Stage
+from seqgpt_jax.training import loop
+from seqgpt_jax.training.checkpoints import load_run
+from seqgpt_jax.training.hosts import is_main
+from seqgpt_jax.training.loop import TrainResult, train
+from seqgpt_jax.training.start import StartingPoint
+from seqgpt_jax.vocabulary import train_tokenizer
+from tests.training.toy import CONFIG, TOY_ADAMW, TOY_MUON, ToySource
+
+PROMPTS = [example.ids[: example.num_prompt].tolist() for example in ToySource("a", 5, seed=1).examples]
+
+
+def toy_recipe(folder: Path) -> Recipe:
+    return Recipe(
+        stages=(Stage("one", "synthetic", 7, optimizer=TOY_MUON), Stage("two", "mini_real", 4, optimizer=TOY_ADAMW)),
+        data=DataSettings(
+            cache_dir=str(folder / "cache"), rows_per_step=8, row_tokens=40, row_supervised=12, window=32
+        ),
+        mesh=MeshSettings(2, 2, 2),
+        checkpoint=CheckpointSettings(every=3),
+    )
+
+
+def answers_of(model: Any) -> list[list[int]]:
+    return generate(model, PROMPTS, max_new_tokens=6, eos_id=2)
+
+
+def judge(model: Any, vocabulary: Any, *, stage: str, run_dir: Path) -> Iterator[tuple[str, float]]:
+    yield "answers", float(sum(sum(answer) for answer in answers_of(model)))
+
+
+def run_toy(recipe: Recipe, run_dir: Path) -> TrainResult:
+    """Trains, then answers on the training mesh, and reads the run again as `export_run` does."""
+    vocabulary = train_tokenizer(["some text"], 300)
+    sources = [ToySource("a", 60, seed=1), ToySource("b", 30, seed=2)]
+
+    def ensure_cache(spec: Any, cache_dir: Path, progress: bool) -> list[ToySource]:
+        with (cache_dir / "calls.txt").open("a") as calls:
+            calls.write(f"{int(is_main())} {spec.mixture}\n")
+        return sources
+
+    def prepare_start(recipe: Recipe, run_dir: Path) -> StartingPoint:
+        if not (run_dir / "tokenizer").exists():
+            vocabulary.save(run_dir / "tokenizer")
+        return StartingPoint(vocabulary, CONFIG, None)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "ensure_cache", ensure_cache)
+        patch.setattr(loop, "prepare_start", prepare_start)
+        result = train(recipe, run_dir, evaluators=[judge], config_text="seed = 1\n", show_progress=False)
+    answers = answers_of(result.model)
+    if is_main():
+        model, _ = load_run(run_dir)
+        read_again = float(np.square(model.embedding[...]).sum())
+        found = {"answers": answers, "scores": result.scores, "read_again": read_again}
+        (run_dir / "found.json").write_text(json.dumps(found))
+    return result
