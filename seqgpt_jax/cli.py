@@ -160,7 +160,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 def _add_processes(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("several hosts", "SLURM, GKE, TPU pods and mpirun are recognised without these")
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="the host of process 0, and a port that is free there")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="the host of process 0, and a free port there")
     group.add_argument("--num_processes", type=int, metavar="N", help="processes in all")
     group.add_argument("--process_id", type=int, metavar="I", help="which one this is, from 0 to N-1")
 

@@ -57,7 +57,7 @@ def find_processes(
 ) -> Processes | None:
     """What the environment says, or None for one process. UserError where it says several, but not where process 0 is.
 
-    on_tpu: whether this is a TPU virtual machine. metadata: instance attribute -> its text, or None where there is none.
+    on_tpu: whether this is a TPU virtual machine. metadata: instance attribute -> its text, None where it is missing.
     """
     rules = [_open_mpi, _slurm]
     if on_tpu:
@@ -93,15 +93,14 @@ def _slurm(env: Mapping[str, str]) -> Processes | None:
     port = _PORTS[int(env["SLURM_JOB_ID"]) % len(_PORTS)]
     nodes = int(env.get("SLURM_STEP_NUM_NODES", 1))
     devices = _own_device(env, -(-count // nodes), int(env["SLURM_LOCALID"]))
-    return Processes(
-        f"{first_node[1]}{first_node[2] or ''}:{port}", count, int(env["SLURM_PROCID"]), "SLURM", devices
-    )
+    return Processes(f"{first_node[1]}{first_node[2] or ''}:{port}", count, int(env["SLURM_PROCID"]), "SLURM", devices)
 
 
 def _own_device(env: Mapping[str, str], per_host: int, local_index: int) -> tuple[int, ...] | None:
     """One GPU each where several processes share a host, unless the launcher has dealt them out already."""
     visible = env.get("CUDA_VISIBLE_DEVICES", "")
-    return None if per_host == 1 or len(visible.split(",")) < per_host and visible else (local_index,)
+    dealt_out = bool(visible) and len(visible.split(",")) < per_host
+    return None if per_host == 1 or dealt_out else (local_index,)
 
 
 def _gke_tpu(env: Mapping[str, str]) -> Processes | None:
@@ -148,8 +147,8 @@ def _kubernetes(env: Mapping[str, str]) -> Processes | None:
         return None
     if importlib.util.find_spec("kubernetes") is None:
         print(
-            f"warning: this is pod {env['JOB_COMPLETION_INDEX']} of an indexed Job, and trains alone (for one run on all "
-            "pods: give --coordinator, --num_processes and --process_id, or pip install kubernetes)",
+            f"warning: this is pod {env['JOB_COMPLETION_INDEX']} of an indexed Job, and trains alone (for one run on "
+            "all pods: give --coordinator, --num_processes and --process_id, or pip install kubernetes)",
             file=sys.stderr,
         )
         return None

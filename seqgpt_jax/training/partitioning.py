@@ -174,7 +174,7 @@ def row_share(mesh: Mesh) -> tuple[int, int]:
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Arrays as their shardings say. What lies on a host, or on devices of this process alone, must be the same on all."""
+    """The arrays as their shardings say. What lies on this host alone must be the same on every host."""
 
     def put(leaf: Any, sharding: NamedSharding) -> Any:
         if sharding.is_fully_addressable or not getattr(leaf, "is_fully_addressable", True):

@@ -1,7 +1,6 @@
-"""One process of a run of several, started by test_hosts.py: `python -m tests.training.host_worker OUT [SIGNAL_AT]`.
+"""One process of several: `python -m tests.training.host_worker FOLDER SIGNAL_AT`, then the flags of `seqgpt train`.
 
-The rest of the command line is that of `seqgpt train`; toy sources and a toy model stand in for real ones. With
-SIGNAL_AT this process sends SIGTERM to itself while it prepares that step.
+It makes the run of host_run.py. While it prepares step SIGNAL_AT (0: never), it sends itself SIGTERM.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,24 +22,22 @@ def main() -> int:
     patch = pytest.MonkeyPatch()
     patch.setattr(configuration, "load_recipe", lambda *_: toy_recipe(Path(folder)))
 
-    def run(recipe, run_dir):
-        if int(signal_at):
-            steps_before = int(signal_at)
-            from seqgpt_jax.training import steps
+    def run(*arguments: Any) -> None:
+        from seqgpt_jax.training import steps
 
-            next_batch, asked = steps._timed_next, []
+        next_batch, asked = steps._timed_next, []
 
-            def signalled(*arguments):
-                asked.append(0)
-                if len(asked) == steps_before:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                return next_batch(*arguments)
+        def next_or_signal(*arguments: Any) -> Any:
+            asked.append(None)
+            if len(asked) == int(signal_at):
+                os.kill(os.getpid(), signal.SIGTERM)
+            return next_batch(*arguments)
 
-            patch.setattr(steps, "_timed_next", signalled)
-        run_toy(recipe, run_dir)
+        patch.setattr(steps, "_timed_next", next_or_signal)
+        run_toy(*arguments)
 
     patch.setattr(pipeline, "run_recipe", run)
-    return cli.main(["train", "toy.gin", "--run_dir", f"{folder}/run", *flags])
+    return cli.main(["train", "toy.gin", *flags])
 
 
 if __name__ == "__main__":
