@@ -6,7 +6,7 @@ A stage, as things happen: token caches, batch plan, loader (here); weights (wei
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from seqgpt_jax.data.loader import ExampleSource, Loader
 from seqgpt_jax.data.plan import BatchPlan, PlanConfig, TaskSize
 from seqgpt_jax.data.rates import mixing_rates
 from seqgpt_jax.models.decoder import Decoder
-from seqgpt_jax.recipe import Recipe, Stage
+from seqgpt_jax.recipe import EvaluationSettings, Recipe, Stage
 from seqgpt_jax.training.checkpoints import StageCheckpoints, StageInfo
 from seqgpt_jax.training.journal import Journal, StageResult, summarise_stage
 from seqgpt_jax.training.optimizers import make_optimizer
@@ -27,6 +27,7 @@ from seqgpt_jax.training.partitioning import Params, check_rows, devices_for_row
 from seqgpt_jax.training.run_directory import claim_run_dir
 from seqgpt_jax.training.signals import SignalWatch
 from seqgpt_jax.training.stage_data import count_stage_data, write_stage_data
+from seqgpt_jax.training.stage_evaluation import Evaluator, StageEvaluations
 from seqgpt_jax.training.start import cache_spec, prepare_start
 from seqgpt_jax.training.step import make_train_step, state_shardings
 from seqgpt_jax.training.steps import run_steps
@@ -42,23 +43,11 @@ class SizedSource(ExampleSource, Protocol):
     stats: Mapping[str, int]
 
 
-class Evaluator(Protocol):
-    """Judges a model at the end of a stage; yields (name, value), which go to the log and the result."""
-
-    def __call__(
-        self, model: Decoder, vocabulary: Vocabulary, *, stage: str, run_dir: Path
-    ) -> Iterable[tuple[str, float]]: ...
-
-
 @dataclass(frozen=True)
 class TrainResult:
-    """What train() made. The model is that of the last stage, its parameters as they lie on the training mesh.
-
-    scores: stage -> what the evaluators said of it, for the stages that ended in this call.
-    """
+    """What train() made. The model is that of the last stage, its parameters as they lie on the training mesh."""
 
     stages: tuple[StageResult, ...]
-    scores: dict[str, dict[str, float]]
     model: Decoder
     vocabulary: Vocabulary
     run_dir: Path
@@ -68,17 +57,18 @@ def train(
     recipe: Recipe,
     run_dir: Path,
     *,
-    evaluators: Sequence[Evaluator] = (),
+    evaluator: Evaluator | None = None,
     config_text: str = "",
     allow_changed_config: bool = False,
     show_progress: bool = True,
 ) -> TrainResult:
     """Trains every stage and returns the result; a run directory that exists is gone on with.
 
-    config_text is kept as run_dir/config.gin and beside the checkpoints. Raises UserError where the recipe cannot be
-    run, or the directory holds a run of another config (unless allowed); Interrupted after SIGTERM or SIGINT, with
-    everything saved.
+    evaluator judges the stages that have evaluations. config_text is kept as run_dir/config.gin and beside the
+    checkpoints. Raises UserError where the recipe cannot be run, or the directory holds a run of another config (unless
+    allowed); Interrupted after SIGTERM or SIGINT, with everything saved.
     """
+    assert evaluator is not None or not any(stage.evaluations for stage in recipe.stages)
     run_dir = Path(run_dir)
     mesh = _make_mesh(recipe)
     claim_run_dir(run_dir, config_text, allow_changed_config)
@@ -86,22 +76,15 @@ def train(
         start = prepare_start(recipe, run_dir)
         skeleton = skeleton_of(start, recipe.seed)
         weights = WeightSource(recipe, run_dir, mesh, start, skeleton)
-        run = _Run(recipe, run_dir, mesh, weights, config_text, watch, show_progress)
+        run = _Run(recipe, run_dir, mesh, weights, evaluator, config_text, watch, show_progress)
         results: list[StageResult] = []
-        scores: dict[str, dict[str, float]] = {}
         params: Params | None = None
         for index, stage in enumerate(recipe.stages):
             params = _train_stage(run, index)
             results.append(summarise_stage(run_dir, stage.name, stage.protocol))
-            if params is not None:
-                judged = (
-                    evaluator(skeleton.merge(params), start.vocabulary, stage=stage.name, run_dir=run_dir)
-                    for evaluator in evaluators
-                )
-                scores[stage.name] = {name: value for scores_of_one in judged for name, value in scores_of_one}
         if params is None:
             params = weights.restored_params(recipe.stages[-1].name)
-    return TrainResult(tuple(results), scores, skeleton.merge(params), start.vocabulary, run_dir)
+    return TrainResult(tuple(results), skeleton.merge(params), start.vocabulary, run_dir)
 
 
 def _make_mesh(recipe: Recipe) -> Mesh:
@@ -125,9 +108,15 @@ class _Run:
     run_dir: Path
     mesh: Mesh
     weights: WeightSource
+    evaluator: Evaluator | None
     config_text: str
     watch: SignalWatch
     show_progress: bool
+
+    def judge(self, params: Params, settings: EvaluationSettings) -> Mapping[str, float]:
+        """What the evaluator says of the model around these very arrays."""
+        assert self.evaluator is not None
+        return self.evaluator(self.weights.skeleton.merge(params), self.weights.start.vocabulary, settings)
 
 
 def _train_stage(run: _Run, index: int) -> Params | None:
@@ -146,10 +135,13 @@ def _train_stage(run: _Run, index: int) -> Params | None:
         state, done = run.weights.first_state(index, checkpoints, optimizer, shardings)
         step = make_train_step(skeleton, optimizer, run.mesh, shardings, stage.num_microbatches, run.recipe.loss)
         with Journal(run.run_dir, stage.name, done, stage.steps, show_progress=run.show_progress) as journal:
-            state = run_steps(
-                step, state, done, stage.steps, loader,
-                mesh=run.mesh, checkpoints=checkpoints, save_every=settings.every, journal=journal, watch=run.watch,
-            )  # fmt: skip
+            evaluations = StageEvaluations(run.run_dir, stage, stage.steps, journal, run.judge)
+            evaluations.run(done, state.params)
+            if not evaluations.is_over():
+                state = run_steps(
+                    step, state, done, stage.steps, loader, mesh=run.mesh, checkpoints=checkpoints,
+                    save_every=settings.every, journal=journal, evaluations=evaluations, watch=run.watch,
+                )  # fmt: skip
     return state.params
 
 
