@@ -192,6 +192,11 @@ class Stage(Checked):
         if not self.name or not all(letter.isalnum() or letter in "_-" for letter in self.name):
             raise UserError(f"stage.name is {self.name!r} (use letters, digits, - and _: it names a folder)")
 
+    @property
+    def length(self) -> dict[str, float | None]:
+        """How long the stage is, as asked: unit -> number."""
+        return {"steps": self.steps}
+
 
 @dataclass(frozen=True)
 class Recipe(Checked):

@@ -21,6 +21,7 @@ from seqgpt_jax.data.rates import mixing_rates
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.recipe import EvaluationSettings, Recipe, Stage
 from seqgpt_jax.training.checkpoints import StageCheckpoints, StageInfo
+from seqgpt_jax.training.finished import Finished
 from seqgpt_jax.training.journal import Journal, StageResult, summarise_stage
 from seqgpt_jax.training.optimizers import make_optimizer
 from seqgpt_jax.training.partitioning import Params, check_rows, devices_for_rows, make_mesh
@@ -120,28 +121,38 @@ class _Run:
 
 
 def _train_stage(run: _Run, index: int) -> Params | None:
-    """Trains a stage to its end; its parameters, or None when it had ended before."""
+    """Trains a stage to its end; its parameters, or None where its checkpoints have them."""
     stage, settings, skeleton = run.recipe.stages[index], run.recipe.checkpoint, run.weights.skeleton
-    info = StageInfo(stage.name, index, stage.steps, run.weights.start.config, run.recipe.model.pretrained)
+    info = StageInfo(stage.name, index, run.weights.start.config, run.recipe.model.pretrained)
     with StageCheckpoints(run.run_dir, info, run.config_text, settings.keep) as checkpoints:
-        if (checkpoints.latest_step() or 0) >= stage.steps:
+        ended = checkpoints.finished()
+        if ended is not None and ended.is_end_of(stage.length):
             return None
         spec = cache_spec(run.recipe, stage, run.run_dir / "tokenizer")
         sources = ensure_cache(spec, run.recipe.data.cache_path(), progress=run.show_progress)
         write_stage_data(run.run_dir, stage.name, count_stage_data(spec, sources))
         loader = make_loader(sources, run.recipe, stage)
-        optimizer = make_optimizer(stage.optimizer, stage.steps, skeleton)
+        num_steps = stage.steps
+        if ended is not None and ended.step >= num_steps:  # it was to be longer once
+            return None
+        checkpoints.reopen()
+        optimizer = make_optimizer(stage.optimizer, num_steps, skeleton)
         shardings = state_shardings(skeleton, optimizer, run.mesh)
         state, done = run.weights.first_state(index, checkpoints, optimizer, shardings)
-        step = make_train_step(skeleton, optimizer, run.mesh, shardings, stage.num_microbatches, run.recipe.loss)
-        with Journal(run.run_dir, stage.name, done, stage.steps, show_progress=run.show_progress) as journal:
-            evaluations = StageEvaluations(run.run_dir, stage, stage.steps, journal, run.judge)
+        with Journal(run.run_dir, stage.name, done, num_steps, show_progress=run.show_progress) as journal:
+            evaluations = StageEvaluations(run.run_dir, stage, num_steps, journal, run.judge)
             evaluations.run(done, state.params)
-            if not evaluations.is_over():
+            if done < num_steps and not evaluations.is_over():
+                step = make_train_step(
+                    skeleton, optimizer, run.mesh, shardings, stage.num_microbatches, run.recipe.loss
+                )
                 state = run_steps(
-                    step, state, done, stage.steps, loader, mesh=run.mesh, checkpoints=checkpoints,
+                    step, state, done, num_steps, loader, mesh=run.mesh, checkpoints=checkpoints,
                     save_every=settings.every, journal=journal, evaluations=evaluations, watch=run.watch,
                 )  # fmt: skip
+        last, best = int(state.step), evaluations.best_step()
+        checkpoints.finish(Finished(last, best, stage.length))
+    return state.params if best in (None, last) else None
     return state.params
 
 

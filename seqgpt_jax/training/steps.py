@@ -79,7 +79,7 @@ def run_steps(
             if stop or judged or number == num_steps or number % save_every == 0:
                 settle(number)
                 journal.flush()
-                checkpoints.save(number, state)
+                checkpoints.save(number, state, evaluations.best_step() if evaluations is not None else None)
             if stop and number < num_steps:
                 checkpoints.wait()
                 raise Interrupted(f"stopped by {stop} after step {number} of {num_steps}, saved (run again to go on)")

@@ -22,7 +22,7 @@ from seqgpt_jax.training.signals import Interrupted
 from seqgpt_jax.training.sinks import EVALUATIONS_FILE, read_rows
 from seqgpt_jax.training.stage_evaluation import StageEvaluations
 from tests.training.test_loop import Killed, rows_without_time, run, toy_recipe, toy_run
-from tests.training.toy import SKELETON, TOY_ADAMW, TOY_MUON, host_params
+from tests.training.toy import SKELETON, TOY_ADAMW, host_params
 
 DEV = EvaluationSettings("dev", "mini_real", "validation")
 SCORES = {3: 0.3, 6: 0.5, 9: 0.5, 12: 0.4}  # the second best is no better, so step 6 is the best, and 12 the end
@@ -30,7 +30,7 @@ SCORES = {3: 0.3, 6: 0.5, 9: 0.5, 12: 0.4}  # the second best is no better, so s
 
 def judged_recipe(tmp_path: Path, patience: int | None = 2, keep: int = 1) -> Recipe:
     stages = (
-        Stage("one", "synthetic", 20, optimizer=TOY_MUON, evaluations=(DEV,), evaluate_every=3, patience=patience),
+        Stage("one", "synthetic", 20, optimizer=TOY_ADAMW, evaluations=(DEV,), evaluate_every=3, patience=patience),
         Stage("two", "mini_real", 2, optimizer=TOY_ADAMW),
     )
     return toy_recipe(tmp_path, stages=stages, checkpoint=CheckpointSettings(every=4, keep=keep))
