@@ -52,14 +52,14 @@ def checkpoint_folder(run_dir: Path, stage: str) -> Path:
 
 @dataclasses.dataclass
 class _Retention:
-    """Orbax's question which checkpoints stay: the newest few, and the best one so far."""
+    """Which checkpoints stay, as Orbax asks it once a new one is complete."""
 
-    num_newest: int
-    best_step: int | None = None
+    keep: int
+    protected: int | None = None
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        newest = {info.step for info in checkpoints[-self.num_newest :]}
-        return [info.step in newest or info.step == self.best_step for info in checkpoints]
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        return [step in steps[-self.keep :] or step == self.protected for step in steps]
 
 
 class StageCheckpoints:
@@ -92,12 +92,12 @@ class StageCheckpoints:
         """Steps done at the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState, best_step: int | None = None) -> None:
-        """Starts to save the state after `step` steps; returns when the state may be changed again.
+    def protect(self, step: int | None) -> None:
+        """Keeps the checkpoint of this step, the best so far, until another is named. Call it before the next save."""
+        self._retention.protected = step
 
-        best_step: a checkpoint that stays even when it is no longer among the newest.
-        """
-        self._retention.best_step = best_step
+    def save(self, step: int, state: TrainState) -> None:
+        """Starts to save the state after `step` steps; returns when the state may be changed again."""
         if step in self._manager.all_steps():
             return
         items = ocp.args.Composite(

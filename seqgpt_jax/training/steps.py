@@ -79,7 +79,9 @@ def run_steps(
             if stop or judged or number == num_steps or number % save_every == 0:
                 settle(number)
                 journal.flush()
-                checkpoints.save(number, state, evaluations.best_step() if evaluations is not None else None)
+                if evaluations is not None:
+                    checkpoints.protect(evaluations.best_step())
+                checkpoints.save(number, state)
             if stop and number < num_steps:
                 checkpoints.wait()
                 raise Interrupted(f"stopped by {stop} after step {number} of {num_steps}, saved (run again to go on)")
