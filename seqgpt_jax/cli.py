@@ -161,7 +161,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE.gin", help="a gin file, such as gin/recipes/quickstart.gin")
 
 
-def _add_bindings(parser: argparse.ArgumentParser) -> None:
+def _add_bindings(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--gin",
         action="append",
@@ -176,7 +176,7 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
         "data",
         type=Path,
         metavar="DATA",
-        help="a dataset folder; or a file, or a folder with train, dev and test files",
+        help="a dataset folder, a file, or a folder with train, dev and test files",
     )
     _add_model(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run; one that was cut off goes on")
@@ -190,9 +190,7 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
         help="of the training texts, where there is no validation split (default: 0.1)",
     )  # fmt: skip
     training = parser.add_argument_group("the training")
-    training.add_argument(
-        "--epochs", type=positive, metavar="N", help="at most; it stops when it no longer gets better"
-    )
+    training.add_argument("--epochs", type=positive, metavar="N", help="at most (default: 10)")
     training.add_argument("--learning_rate", type=positive, metavar="RATE", help="default: by the model's size")
     training.add_argument("--lora", type=count, metavar="RANK", help="train a LoRA of this rank alone")
     _add_bindings(training)
@@ -233,7 +231,7 @@ def _finetune(options: argparse.Namespace) -> None:
     labels = tuple(options.labels) if options.labels else None
     description = Description(task=options.task, language=options.language, labels=labels)
     own = prepare_own_data(
-        options.data, options.out / "data", options.validation_share, options.source_format, description
+        options.data, options.out / "dataset", options.validation_share, options.source_format, description
     )
     if own.notes:
         print(own.notes, file=sys.stderr)

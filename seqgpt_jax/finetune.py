@@ -1,6 +1,6 @@
 """`seqgpt finetune`: a user's own data and a model that exists -> the model that knows them, judged before and after.
 
-DATA --data/own.py--> OUT/data --recipes/finetune.gin--> a run in OUT, as of `seqgpt train`
+DATA --data/own.py--> OUT/dataset --recipes/finetune.gin--> a run in OUT, as of `seqgpt train`
 """
 
 from __future__ import annotations

@@ -28,7 +28,9 @@ _SHOWN_CHARACTERS = 240  # of a text or an answer: real ones may be articles
 def run_recipe(recipe: Recipe, run_dir: Path, before: Mapping[str, Evaluation] | None = None) -> dict[str, Evaluation]:
     """Everything that `seqgpt train` does; results lie in run_dir (docs: README, "What a run leaves").
 
-    Returns the recipe's evaluations by name. before: sections of the report that come first. Raises UserError, before anything is trained, for a stage or an evaluation that cannot be run.
+    Returns the recipe's evaluations by name. before: sections of the report that come first.
+
+    Raises UserError, before anything is trained, for a stage or an evaluation that cannot be run.
     """
     check_stages(recipe)
     mixtures = {
