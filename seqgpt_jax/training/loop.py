@@ -6,6 +6,7 @@ A stage, as things happen: token caches, batch plan, loader (here); weights (wei
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,21 +134,25 @@ class _Run:
 def _train_stage(run: _Run, index: int) -> Params | None:
     """Trains a stage to its end; its parameters, or None when it had ended before."""
     stage, settings, skeleton = run.recipe.stages[index], run.recipe.checkpoint, run.weights.skeleton
-    info = StageInfo(stage.name, index, stage.steps, run.weights.start.config, run.recipe.model.pretrained)
+    spec = cache_spec(run.recipe, stage, run.run_dir / "tokenizer")
+    sources = ensure_cache(spec, run.recipe.data.cache_path(), progress=run.show_progress)
+    loader = make_loader(sources, run.recipe, stage)
+    num_steps = steps_of_stage(stage, loader.plan)
+    if stage.steps is None and run.show_progress:
+        length = f"{stage.examples:,} examples" if stage.epochs is None else f"{stage.epochs:g} epochs"
+        print(f"stage {stage.name}: {length} are {num_steps:,} steps", file=sys.stderr)
+    info = StageInfo(stage.name, index, num_steps, run.weights.start.config, run.recipe.model.pretrained)
     with StageCheckpoints(run.run_dir, info, run.config_text, settings.keep) as checkpoints:
-        if (checkpoints.latest_step() or 0) >= stage.steps:
+        if (checkpoints.latest_step() or 0) >= num_steps:
             return None
-        spec = cache_spec(run.recipe, stage, run.run_dir / "tokenizer")
-        sources = ensure_cache(spec, run.recipe.data.cache_path(), progress=run.show_progress)
         write_stage_data(run.run_dir, stage.name, count_stage_data(spec, sources))
-        loader = make_loader(sources, run.recipe, stage)
-        optimizer = make_optimizer(stage.optimizer, stage.steps, skeleton)
+        optimizer = make_optimizer(stage.optimizer, num_steps, skeleton)
         shardings = state_shardings(skeleton, optimizer, run.mesh)
         state, done = run.weights.first_state(index, checkpoints, optimizer, shardings)
         step = make_train_step(skeleton, optimizer, run.mesh, shardings, stage.num_microbatches, run.recipe.loss)
-        with Journal(run.run_dir, stage.name, done, stage.steps, show_progress=run.show_progress) as journal:
+        with Journal(run.run_dir, stage.name, done, num_steps, show_progress=run.show_progress) as journal:
             state = run_steps(
-                step, state, done, stage.steps, loader,
+                step, state, done, num_steps, loader,
                 mesh=run.mesh, checkpoints=checkpoints, save_every=settings.every, journal=journal, watch=run.watch,
             )  # fmt: skip
     return state.params
@@ -162,3 +167,17 @@ def make_loader(sources: Sequence[SizedSource], recipe: Recipe, stage: Stage) ->
     config = PlanConfig(data.rows_per_step, data.row_tokens, data.row_supervised, data.window, recipe.seed)
     plan = BatchPlan(tasks, config, data.cache_path() / "plans")
     return Loader(plan, sources, jax.process_index(), jax.process_count())
+
+
+def steps_of_stage(stage: Stage, plan: BatchPlan) -> int:
+    """The number of steps of a stage, which the batch plan tells where it is given in epochs or examples.
+
+    An epoch of a mixture is as many examples as its tasks have together. Tasks are drawn at their rates, so one whose
+    rate is above the others' comes more than once in it, and another not whole.
+    """
+    if stage.steps is not None:
+        return stage.steps
+    if stage.epochs is None:
+        assert stage.examples is not None, stage
+        return plan.steps_until(stage.examples)
+    return plan.steps_until(math.ceil(stage.epochs * sum(len(task.lengths) for task in plan.tasks)))
