@@ -162,9 +162,8 @@ class Stage(Checked):
     examples: int | None = None  # drawn from the mixture
 
     def check(self) -> None:
-        lengths = [name for name in ("steps", "epochs", "examples") if getattr(self, name) is not None]
-        if len(lengths) != 1:
-            given = " and ".join(f"stage.{name}" for name in lengths) or "no length"
+        if len(self.length) != 1:
+            given = " and ".join(f"stage.{unit}" for unit in self.length) or "no length"
             raise UserError(f"stage '{self.name}' has {given} (set one of stage.steps, stage.epochs, stage.examples)")
         self.at_least(1, "steps", "examples", "limit", "passes", "rate_cap", "num_microbatches", "temperature")
         if self.epochs is not None and not self.epochs > 0:
@@ -174,6 +173,12 @@ class Stage(Checked):
                 raise UserError(f"stage.weights['{name}'] is {weight} (it must be above 0)")
         if not self.name or not all(letter.isalnum() or letter in "_-" for letter in self.name):
             raise UserError(f"stage.name is {self.name!r} (use letters, digits, - and _: it names a folder)")
+
+    @property
+    def length(self) -> dict[str, float]:
+        """How long the stage is, as asked: {"epochs": 2.0}."""
+        given = {"steps": self.steps, "epochs": self.epochs, "examples": self.examples}
+        return {unit: number for unit, number in given.items() if number is not None}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from seqgpt_jax.data.plan import BatchPlan, PlanConfig, TaskSize
 from seqgpt_jax.data.rates import mixing_rates
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.recipe import Recipe, Stage
-from seqgpt_jax.training.checkpoints import StageCheckpoints, StageInfo
+from seqgpt_jax.training.checkpoints import StageCheckpoints, StageInfo, checkpoint_folder
+from seqgpt_jax.training.finished import Finished, read_finished
 from seqgpt_jax.training.journal import Journal, StageResult, summarise_stage
 from seqgpt_jax.training.optimizers import make_optimizer
 from seqgpt_jax.training.partitioning import Params, check_rows, devices_for_rows, make_mesh
@@ -134,27 +135,33 @@ class _Run:
 def _train_stage(run: _Run, index: int) -> Params | None:
     """Trains a stage to its end; its parameters, or None when it had ended before."""
     stage, settings, skeleton = run.recipe.stages[index], run.recipe.checkpoint, run.weights.skeleton
+    ended = read_finished(checkpoint_folder(run.run_dir, stage.name))
+    if ended is not None and ended.is_end_of(stage.length):
+        return None
     spec = cache_spec(run.recipe, stage, run.run_dir / "tokenizer")
     sources = ensure_cache(spec, run.recipe.data.cache_path(), progress=run.show_progress)
+    write_stage_data(run.run_dir, stage.name, count_stage_data(spec, sources))
     loader = make_loader(sources, run.recipe, stage)
     num_steps = steps_of_stage(stage, loader.plan)
     if stage.steps is None and run.show_progress:
         length = f"{stage.examples:,} examples" if stage.epochs is None else f"{stage.epochs:g} epochs"
         print(f"stage {stage.name}: {length} are {num_steps:,} steps", file=sys.stderr)
-    info = StageInfo(stage.name, index, num_steps, run.weights.start.config, run.recipe.model.pretrained)
+    if ended is not None and ended.step >= num_steps:  # it was to be longer once
+        return None
+    info = StageInfo(stage.name, index, run.weights.start.config, run.recipe.model.pretrained, num_steps)
     with StageCheckpoints(run.run_dir, info, run.config_text, settings.keep) as checkpoints:
-        if (checkpoints.latest_step() or 0) >= num_steps:
-            return None
-        write_stage_data(run.run_dir, stage.name, count_stage_data(spec, sources))
+        checkpoints.reopen()
         optimizer = make_optimizer(stage.optimizer, num_steps, skeleton)
         shardings = state_shardings(skeleton, optimizer, run.mesh)
         state, done = run.weights.first_state(index, checkpoints, optimizer, shardings)
-        step = make_train_step(skeleton, optimizer, run.mesh, shardings, stage.num_microbatches, run.recipe.loss)
-        with Journal(run.run_dir, stage.name, done, num_steps, show_progress=run.show_progress) as journal:
-            state = run_steps(
-                step, state, done, num_steps, loader,
-                mesh=run.mesh, checkpoints=checkpoints, save_every=settings.every, journal=journal, watch=run.watch,
-            )  # fmt: skip
+        if done < num_steps:
+            step = make_train_step(skeleton, optimizer, run.mesh, shardings, stage.num_microbatches, run.recipe.loss)
+            with Journal(run.run_dir, stage.name, done, num_steps, show_progress=run.show_progress) as journal:
+                state = run_steps(
+                    step, state, done, num_steps, loader,
+                    mesh=run.mesh, checkpoints=checkpoints, save_every=settings.every, journal=journal, watch=run.watch,
+                )  # fmt: skip
+        checkpoints.finish(Finished(max(done, num_steps), None, stage.length))
     return state.params
 
 

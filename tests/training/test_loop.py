@@ -21,7 +21,8 @@ from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.lora import LoraConfig
 from seqgpt_jax.recipe import CheckpointSettings, DataSettings, MeshSettings, Recipe, Stage
 from seqgpt_jax.training import loop, steps
-from seqgpt_jax.training.checkpoints import checkpoint_folder, load_run, saved_stages
+from seqgpt_jax.training.checkpoints import StageCheckpoints, checkpoint_folder, load_run, saved_stages
+from seqgpt_jax.training.finished import Finished
 from seqgpt_jax.training.journal import Journal, read_rows, summarise_stage
 from seqgpt_jax.training.loop import TrainResult, train
 from seqgpt_jax.training.partitioning import params_of
@@ -124,6 +125,9 @@ def test_a_run_leaves_what_it_should(undisturbed: tuple[TrainResult, Any]) -> No
         folder = checkpoint_folder(result.run_dir, stage)
         assert {child.name for child in folder.iterdir() if child.is_dir()} == kept
         assert (folder / "config.gin").read_text() == "seed = 1\n"
+        finished = json.loads((folder / "finished.json").read_text())
+        steps = {"one": 7, "two": 6}[stage]
+        assert finished == {"step": steps, "best_step": None, "length": {"steps": steps}}
     assert list((result.run_dir / "tensorboard").iterdir())
     # The second stage goes on from the weights of the first, with an optimiser of its own.
     assert rows[7]["loss"] < rows[0]["loss"]
@@ -218,6 +222,40 @@ def test_a_finished_run_is_not_trained_again(
     result = run(toy_recipe(want.run_dir.parent), want.run_dir)
     assert result.stages == want.stages
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(params_of(result.model)), want_params)
+
+
+def test_killed_before_its_end_is_marked_a_stage_ends_the_same(
+    undisturbed: tuple[TrainResult, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    want, want_params = undisturbed
+    finish = StageCheckpoints.finish
+
+    def mortal_finish(self: StageCheckpoints, finished: Finished) -> None:
+        self.wait()
+        raise Killed
+
+    monkeypatch.setattr(StageCheckpoints, "finish", mortal_finish)
+    with pytest.raises(Killed):
+        run(toy_recipe(tmp_path), tmp_path / "run")
+    monkeypatch.setattr(StageCheckpoints, "finish", finish)
+    result = run(toy_recipe(tmp_path), tmp_path / "run", evaluators=[judge])
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(params_of(result.model)), want_params)
+    assert rows_without_time(tmp_path / "run") == rows_without_time(want.run_dir)
+    assert list(result.scores) == ["one", "two"]
+
+
+def test_a_stage_that_became_longer_trains_on(tmp_path: Path) -> None:
+    def last_rows(steps: int) -> list[int]:
+        recipe = toy_recipe(tmp_path, stages=(Stage("one", "synthetic", steps, optimizer=TOY_ADAMW),))
+        result = train(
+            recipe, tmp_path / "run", config_text=f"steps = {steps}", allow_changed_config=True, show_progress=False
+        )
+        assert result.stages[0].steps == len(read_rows(tmp_path / "run"))
+        return [row["step"] for row in read_rows(tmp_path / "run")]
+
+    assert last_rows(2) == [1, 2]
+    assert last_rows(4) == [1, 2, 3, 4]
+    assert last_rows(3) == [1, 2, 3, 4]  # shorter: there is nothing to take back
 
 
 def test_a_run_of_another_config_is_refused(undisturbed: tuple[TrainResult, Any], tmp_path: Path) -> None:
