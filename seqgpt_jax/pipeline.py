@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from seqgpt_jax import hf
@@ -28,8 +28,10 @@ _SHOWN_PER_LANGUAGE = 3
 _SHOWN_CHARACTERS = 240  # of a text or an answer: real ones may be articles
 
 
-def run_recipe(recipe: Recipe, run_dir: Path) -> None:
+def run_recipe(recipe: Recipe, run_dir: Path, before: Mapping[str, Evaluation] | None = None) -> dict[str, Evaluation]:
     """Everything that `seqgpt train` does; results lie in run_dir (docs: README, "What a run leaves").
+
+    Returns the recipe's evaluations by name. before: sections of the report that come first.
 
     Raises UserError, before anything is trained, for a stage or an evaluation that cannot be run.
     """
@@ -42,7 +44,7 @@ def run_recipe(recipe: Recipe, run_dir: Path) -> None:
         sections[settings.name] = evaluate(
             predictor, mixtures[settings.name], settings.split, settings.limit, run_dir / "predictions"
         )
-    write_report(run_dir, result.stages, sections)
+    write_report(run_dir, result.stages, {**(before or {}), **sections})
     export_run(run_dir, run_dir / "export")
     note = few_shot_note({stage.name: stage.protocol for stage in result.stages})
     if note:
@@ -54,6 +56,7 @@ def run_recipe(recipe: Recipe, run_dir: Path) -> None:
         for line in example_predictions(predictor, mixtures[settings.name], settings.split):
             print(line)
     print(next_commands(run_dir))
+    return sections
 
 
 def make_evaluator(recipe: Recipe) -> Evaluator:
