@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -141,35 +142,8 @@ class CheckpointSettings(Checked):
 
 
 @dataclass(frozen=True)
-class Stage(Checked):
-    """[stage] One stage of training."""
-
-    section = "stage"
-    name: str
-    mixture: str  # such as synthetic, mini_real, held_in, held_in_zh
-    steps: int
-    split: str = "train"
-    limit: int | None = None  # records a dataset; None: all
-    passes: int = 1  # times each record is asked, with other labels and another order
-    rate_cap: int | None = None  # a task counts as at most this many examples; None: no cap
-    num_microbatches: int = 1  # parts a step is computed in, one after the other, to save memory
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    temperature: float = 1.0  # T of rate ** (1 / T): above 1, small tasks come more often
-    weights: dict[str, float] = field(default_factory=dict)  # of datasets or tasks, by name: {"duee": 2.0}
-    protocol: Literal["zero_shot", "few_shot"] = "zero_shot"  # few_shot: held-out datasets may be trained on
-
-    def check(self) -> None:
-        self.at_least(1, "steps", "limit", "passes", "rate_cap", "num_microbatches", "temperature")
-        for name, weight in self.weights.items():
-            if not weight > 0:
-                raise UserError(f"stage.weights['{name}'] is {weight} (it must be above 0)")
-        if not self.name or not all(letter.isalnum() or letter in "_-" for letter in self.name):
-            raise UserError(f"stage.name is {self.name!r} (use letters, digits, - and _: it names a folder)")
-
-
-@dataclass(frozen=True)
 class EvaluationSettings(Checked):
-    """[evaluation] A mixture that the trained model is judged on."""
+    """[evaluation] A mixture that a model is judged on, at the end of a run or during a stage."""
 
     section = "evaluation"
     name: str  # its section of the report
@@ -179,6 +153,58 @@ class EvaluationSettings(Checked):
 
     def check(self) -> None:
         self.at_least(1, "limit")
+
+
+@dataclass(frozen=True)
+class Stage(Checked):
+    """[stage] One stage of training. Its length is one of steps, epochs and examples; they are all counted from the
+    stage's own beginning."""
+
+    section = "stage"
+    name: str
+    mixture: str  # such as synthetic, mini_real, held_in, held_in_zh
+    steps: int | None = None  # optimiser steps
+    split: str = "train"
+    limit: int | None = None  # records a dataset; None: all
+    passes: int = 1  # times each record is asked, with other labels and another order
+    rate_cap: int | None = None  # a task counts as at most this many examples; None: no cap
+    num_microbatches: int = 1  # parts a step is computed in, one after the other, to save memory
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    temperature: float = 1.0  # T of rate ** (1 / T): above 1, small tasks come more often
+    weights: dict[str, float] = field(default_factory=dict)  # of datasets or tasks, by name: {"duee": 2.0}
+    protocol: Literal["zero_shot", "few_shot"] = "zero_shot"  # few_shot: held-out datasets may be trained on
+    epochs: float | None = None  # of the mixture: one is as many examples as its tasks have together
+    examples: int | None = None  # drawn from the mixture
+    evaluations: tuple[EvaluationSettings, ...] = ()  # what the model is judged on during the stage and at its end
+    evaluate_every: int | None = None  # steps between two evaluations; None: at the end of the stage alone
+    patience: int | None = None  # evaluations without a better score after which the stage ends, with its best weights
+
+    def check(self) -> None:
+        if len(self.length) != 1:
+            given = " and ".join(f"stage.{unit}" for unit in self.length) or "no length"
+            raise UserError(f"stage '{self.name}' has {given} (set one of stage.steps, stage.epochs, stage.examples)")
+        self.at_least(1, "steps", "examples", "limit", "passes", "rate_cap", "num_microbatches", "temperature")
+        if self.epochs is not None and not self.epochs > 0:
+            raise UserError(f"stage.epochs is {self.epochs} (it must be above 0)")
+        self.at_least(1, "evaluate_every", "patience")
+        if self.evaluate_every is not None and not self.evaluations:
+            raise UserError(
+                "stage.evaluate_every has nothing to evaluate (set stage.evaluations = [@dev/evaluation()])"
+            )
+        if self.patience is not None and self.evaluate_every is None:
+            raise UserError("stage.patience counts evaluations, of which there is one (set stage.evaluate_every)")
+        _check_names("stage.evaluations", self.evaluations)
+        for name, weight in self.weights.items():
+            if not weight > 0:
+                raise UserError(f"stage.weights['{name}'] is {weight} (it must be above 0)")
+        if not self.name or not all(letter.isalnum() or letter in "_-" for letter in self.name):
+            raise UserError(f"stage.name is {self.name!r} (use letters, digits, - and _: it names a folder)")
+
+    @property
+    def length(self) -> dict[str, float]:
+        """How long the stage is, as asked: {"epochs": 2.0}."""
+        given = {"steps": self.steps, "epochs": self.epochs, "examples": self.examples}
+        return {unit: number for unit, number in given.items() if number is not None}
 
 
 @dataclass(frozen=True)
@@ -200,8 +226,12 @@ class Recipe(Checked):
     def check(self) -> None:
         if not self.stages:
             raise UserError("recipe.stages is empty (give at least one stage)")
-        for what, items in (("stages", self.stages), ("evaluations", self.evaluations)):
-            names = [item.name for item in items]
-            for name in names:
-                if names.count(name) > 1:
-                    raise UserError(f"recipe.{what} has two named '{name}' (give each a name of its own)")
+        _check_names("recipe.stages", self.stages)
+        _check_names("recipe.evaluations", self.evaluations)
+
+
+def _check_names(field: str, items: Sequence[Stage | EvaluationSettings]) -> None:
+    names = [item.name for item in items]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{field} has two named '{name}' (give each a name of its own)")

@@ -3,6 +3,7 @@
     run/checkpoints/<stage>/stage.json     which stage this is, and the model's sizes
     run/checkpoints/<stage>/config.gin     the config that it was trained with
     run/checkpoints/<stage>/<step>/        params and opt_state after that many steps (params can be read alone)
+    run/checkpoints/<stage>/finished.json  the stage is over, and which step counts (finished.py)
 
 A step's folder gets its name when it is complete, so a half-written one is never read.
 """
@@ -11,7 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,6 +25,7 @@ from orbax.checkpoint.options import MultiprocessingOptions
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.architectures import config_from_dict, config_to_dict, make_model
 from seqgpt_jax.models.decoder import Decoder, DecoderConfig
+from seqgpt_jax.training.finished import Finished, read_finished, remove_finished, write_finished
 from seqgpt_jax.training.partitioning import Params, make_skeleton, place
 from seqgpt_jax.training.step import TrainState
 from seqgpt_jax.vocabulary import Vocabulary
@@ -32,17 +36,32 @@ _STAGE_FILE = "stage.json"
 
 @dataclasses.dataclass(frozen=True)
 class StageInfo:
-    """What stage.json says. index: place of the stage in its recipe; steps: its length."""
+    """What stage.json says. index: place of the stage in its recipe."""
 
     name: str
     index: int
-    steps: int
     model: DecoderConfig
     pretrained: str | None = None  # the weights that the run started from
+    steps: int | None = None  # its length
+
+
+_INFO_FIELDS = {entry.name for entry in dataclasses.fields(StageInfo)}
 
 
 def checkpoint_folder(run_dir: Path, stage: str) -> Path:
     return run_dir / "checkpoints" / stage
+
+
+@dataclasses.dataclass
+class _Retention:
+    """Which checkpoints stay, as Orbax asks it once a new one is complete."""
+
+    keep: int
+    protected: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        return [step in steps[-self.keep :] or step == self.protected for step in steps]
 
 
 class StageCheckpoints:
@@ -57,7 +76,11 @@ class StageCheckpoints:
                 folder / _STAGE_FILE,
                 json.dumps({**dataclasses.asdict(info), "model": config_to_dict(info.model)}, indent=2) + "\n",
             )
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=False, enable_async_checkpointing=True)
+        self._retention = _Retention(keep)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._retention, create=False, enable_async_checkpointing=True
+        )
+        self._folder = folder
         self._manager = ocp.CheckpointManager(folder, options=options, item_names=("params", "opt_state"))
 
     def __enter__(self) -> StageCheckpoints:
@@ -70,6 +93,10 @@ class StageCheckpoints:
     def latest_step(self) -> int | None:
         """Steps done at the newest complete checkpoint, or None."""
         return self._manager.latest_step()
+
+    def protect(self, step: int | None) -> None:
+        """Keeps the checkpoint of this step, the best so far, until another is named. Call it before the next save."""
+        self._retention.protected = step
 
     def save(self, step: int, state: TrainState) -> None:
         """Starts to save the state after `step` steps; returns when the state may be changed again."""
@@ -93,17 +120,35 @@ class StageCheckpoints:
         """Returns when all that was saved is complete on disk."""
         self._manager.wait_until_finished()
 
+    def reopen(self) -> None:
+        """Takes the mark of the stage's end away, because it trains on."""
+        if jax.process_index() == 0:
+            remove_finished(self._folder)
+
+    def finish(self, finished: Finished) -> None:
+        """Waits for the last save, then marks the stage as over."""
+        self.wait()
+        if jax.process_index() == 0:
+            write_finished(self._folder, finished)
+
 
 def restore_params(folder: Path, abstract: Params, step: int | None = None, alone: bool = False) -> Params:
-    """The parameters alone of a stage's checkpoint folder (default: the newest step), placed as `abstract` says.
+    """The parameters alone of a stage's checkpoint folder, placed as `abstract` says.
 
-    alone: of several processes this one reads, and the others do something else.
+    step: default what finished.json names, else the newest. alone: of several processes this one reads, and the others
+    do something else.
     """
-    step = max(saved_steps(folder)) if step is None else step
+    step = result_step(folder) if step is None else step
     own = jax.process_index()
     readers = MultiprocessingOptions(own, {own}, f"process-{own}") if alone else MultiprocessingOptions()
     with ocp.StandardCheckpointer(multiprocessing_options=readers) as checkpointer:
         return checkpointer.restore(folder.absolute() / str(step) / "params", abstract)
+
+
+def result_step(folder: Path) -> int:
+    """The step whose checkpoint is the result of a stage so far; the folder has at least one."""
+    steps, finished = saved_steps(folder), read_finished(folder)
+    return finished.result_step if finished is not None and finished.result_step in steps else steps[-1]
 
 
 def saved_steps(folder: Path) -> list[int]:
@@ -120,6 +165,7 @@ def saved_stages(run_dir: Path) -> list[StageInfo]:
             continue
         try:
             fields = json.loads(file.read_text("utf-8"))
+            fields = {name: fields[name] for name in _INFO_FIELDS & fields.keys()}
             found.append(StageInfo(**{**fields, "model": config_from_dict(fields["model"])}))
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{file}: not a stage description ({error}; train into another --run_dir)") from error
@@ -135,7 +181,7 @@ def newest_stage(run_dir: Path) -> StageInfo:
 
 
 def load_run(run_dir: Path) -> tuple[Decoder, Vocabulary]:
-    """The model and tokenizer of a run, from the newest checkpoint of its last stage. Parameters lie on one device.
+    """The model and tokenizer of a run, from the result of its last stage. Parameters lie on one device.
 
     Of several processes, one can read a run without the others. Raises UserError where there is no checkpoint.
     """

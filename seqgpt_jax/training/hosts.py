@@ -161,14 +161,35 @@ def barrier(name: str) -> None:
     if client is None:
         return
     _calls[name] += 1
-    outcome: list[Exception | None] = []
+    _wait_for(lambda: client.wait_at_barrier(f"seqgpt/{name}/{_calls[name]}", _FOR_EVER))
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """What make() returns in process 0, in all processes: something that JSON keeps as it is. All must ask for it.
+
+    So what depends on files that process 0 writes is not read too early, or differently, elsewhere.
+    """
+    client = _client()
+    if client is None:
+        return make()
+    _calls[""] += 1
+    key = f"seqgpt/value/{_calls['']}"
+    if is_main():
+        made = make()
+        client.key_value_set(key, json.dumps(made))
+        return made
+    return json.loads(_wait_for(lambda: client.blocking_key_value_get(key, _FOR_EVER)))
+
+
+def _wait_for(call: Callable[[], Any]) -> Any:
+    """What a call returns that blocks; signals, and the end of other processes, are handled while it does."""
+    outcome: list[tuple[Any, Exception | None]] = []
 
     def wait() -> None:
         try:
-            client.wait_at_barrier(f"seqgpt/{name}/{_calls[name]}", _FOR_EVER)
-            outcome.append(None)
+            outcome.append((call(), None))
         except RuntimeError as error:
-            outcome.append(error)
+            outcome.append((None, error))
 
     waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()
@@ -176,8 +197,10 @@ def barrier(name: str) -> None:
         waiting.join(0.5)
         if _ends and not outcome:
             raise _error_of(_ends[0])
-    if outcome[0] is not None:
-        raise outcome[0]
+    value, error = outcome[0]
+    if error is not None:
+        raise error
+    return value
 
 
 def _error_of(end: _End) -> Exception:
@@ -219,12 +242,8 @@ def first_to_see(folder: Path) -> int:
     """
     if jax.process_count() == 1:
         return 0
-    index, client = jax.process_index(), _client()
-    _calls["token"] += 1
-    key = f"seqgpt/token/{_calls['token']}"
-    if index == 0:
-        client.key_value_set(key, uuid.uuid4().hex)
-    token = client.blocking_key_value_get(key, _FOR_EVER)
+    index = jax.process_index()
+    token = from_main(lambda: uuid.uuid4().hex)
     own = folder / f".host-{token}-{index}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -265,12 +284,16 @@ class StopVote:
             self._num_local = len(mesh.local_devices)
             self._maximum = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
-    def signal_after(self, requested: str | None) -> str | None:
-        """Casts this process's signal and returns the name of the one to stop for after this step, or None."""
+    def signal_after(self, requested: str | None, wait: bool = False) -> str | None:
+        """Casts this process's signal and returns the name of the one to stop for after this step, or None.
+
+        wait: the votes of this step count already, for which the host has to wait until it has run.
+        """
         if not self._several:
             return requested
         previous = self._cast
         own = np.full(self._num_local, signal.Signals[requested] if requested else 0, np.int32)
         self._cast = self._maximum(jax.make_array_from_process_local_data(self._split, own))
-        number = 0 if previous is None else int(previous)
+        counted = self._cast if wait else previous
+        number = 0 if counted is None else int(counted)
         return signal.Signals(number).name if number else None

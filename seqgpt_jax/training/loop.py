@@ -5,8 +5,10 @@ A stage, as things happen: token caches, batch plan, loader (here); weights (wei
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,15 +21,17 @@ from seqgpt_jax.data.loader import ExampleSource, Loader
 from seqgpt_jax.data.plan import BatchPlan, PlanConfig, TaskSize
 from seqgpt_jax.data.rates import mixing_rates
 from seqgpt_jax.models.decoder import Decoder
-from seqgpt_jax.recipe import Recipe, Stage
-from seqgpt_jax.training.checkpoints import StageCheckpoints, StageInfo
-from seqgpt_jax.training.hosts import barrier, check_shared, first_alone, first_to_see, is_main, main_alone
-from seqgpt_jax.training.journal import Journal, SilentJournal, StageResult, summarise_stage
+from seqgpt_jax.recipe import EvaluationSettings, Recipe, Stage
+from seqgpt_jax.training.checkpoints import StageCheckpoints, StageInfo, checkpoint_folder
+from seqgpt_jax.training.finished import Finished, read_finished
+from seqgpt_jax.training.hosts import check_shared, first_alone, first_to_see, from_main, is_main, main_alone
+from seqgpt_jax.training.journal import Journal, StageResult, summarise_stage
 from seqgpt_jax.training.optimizers import make_optimizer
 from seqgpt_jax.training.partitioning import Params, check_rows, devices_for_rows, make_mesh, row_share
 from seqgpt_jax.training.run_directory import claim_run_dir
 from seqgpt_jax.training.signals import SignalWatch
 from seqgpt_jax.training.stage_data import count_stage_data, write_stage_data
+from seqgpt_jax.training.stage_evaluation import Evaluator, StageEvaluations
 from seqgpt_jax.training.start import cache_spec, prepare_start
 from seqgpt_jax.training.step import make_train_step, state_shardings
 from seqgpt_jax.training.steps import run_steps
@@ -43,23 +47,11 @@ class SizedSource(ExampleSource, Protocol):
     stats: Mapping[str, int]
 
 
-class Evaluator(Protocol):
-    """Judges a model at the end of a stage; yields (name, value), which go to the log and the result."""
-
-    def __call__(
-        self, model: Decoder, vocabulary: Vocabulary, *, stage: str, run_dir: Path
-    ) -> Iterable[tuple[str, float]]: ...
-
-
 @dataclass(frozen=True)
 class TrainResult:
-    """What train() made. The model is that of the last stage, its parameters as they lie on the training mesh.
-
-    scores: stage -> what the evaluators said of it, for the stages that ended in this call.
-    """
+    """What train() made. The model is that of the last stage, its parameters as they lie on the training mesh."""
 
     stages: tuple[StageResult, ...]
-    scores: dict[str, dict[str, float]]
     model: Decoder
     vocabulary: Vocabulary
     run_dir: Path
@@ -69,17 +61,18 @@ def train(
     recipe: Recipe,
     run_dir: Path,
     *,
-    evaluators: Sequence[Evaluator] = (),
+    evaluator: Evaluator | None = None,
     config_text: str = "",
     allow_changed_config: bool = False,
     show_progress: bool = True,
 ) -> TrainResult:
     """Trains every stage and returns the result; a run directory that exists is gone on with.
 
-    config_text is kept as run_dir/config.gin and beside the checkpoints. Raises UserError where the recipe cannot be
-    run, or the directory holds a run of another config (unless allowed); Interrupted after SIGTERM or SIGINT, with
-    everything saved.
+    evaluator judges the stages that have evaluations. config_text is kept as run_dir/config.gin and beside the
+    checkpoints. Raises UserError where the recipe cannot be run, or the directory holds a run of another config (unless
+    allowed); Interrupted after SIGTERM or SIGINT, with everything saved.
     """
+    assert evaluator is not None or not any(stage.evaluations for stage in recipe.stages)
     run_dir = Path(run_dir)
     mesh = _make_mesh(recipe)
     check_shared(run_dir)
@@ -88,22 +81,15 @@ def train(
         start = first_alone("tokenizer", is_main(), lambda: prepare_start(recipe, run_dir))
         skeleton = skeleton_of(start, recipe.seed)
         weights = WeightSource(recipe, run_dir, mesh, start, skeleton)
-        run = _Run(recipe, run_dir, mesh, weights, config_text, watch, show_progress and is_main())
+        run = _Run(recipe, run_dir, mesh, weights, evaluator, config_text, watch, show_progress and is_main())
         results: list[StageResult] = []
-        scores: dict[str, dict[str, float]] = {}
         params: Params | None = None
         for index, stage in enumerate(recipe.stages):
             params = _train_stage(run, index)
-            results.append(summarise_stage(run_dir, stage.name, stage.protocol))
-            if params is not None:
-                judged = (
-                    evaluator(skeleton.merge(params), start.vocabulary, stage=stage.name, run_dir=run_dir)
-                    for evaluator in evaluators
-                )
-                scores[stage.name] = {name: value for scores_of_one in judged for name, value in scores_of_one}
+            results.append(_summary(run_dir, stage))
         if params is None:
             params = weights.restored_params(recipe.stages[-1].name)
-    return TrainResult(tuple(results), scores, skeleton.merge(params), start.vocabulary, run_dir)
+    return TrainResult(tuple(results), skeleton.merge(params), start.vocabulary, run_dir)
 
 
 def _make_mesh(recipe: Recipe) -> Mesh:
@@ -127,45 +113,69 @@ class _Run:
     run_dir: Path
     mesh: Mesh
     weights: WeightSource
+    evaluator: Evaluator | None
     config_text: str
     watch: SignalWatch
     show_progress: bool
 
+    def judge(self, params: Params, settings: EvaluationSettings) -> Mapping[str, float]:
+        """What the evaluator says of the model around these very arrays."""
+        assert self.evaluator is not None
+        return self.evaluator(self.weights.skeleton.merge(params), self.weights.start.vocabulary, settings)
+
 
 def _train_stage(run: _Run, index: int) -> Params | None:
-    """Trains a stage to its end; its parameters, or None when it had ended before."""
+    """Trains a stage to its end; its parameters, or None where its checkpoints have them."""
     stage, settings, skeleton = run.recipe.stages[index], run.recipe.checkpoint, run.weights.skeleton
-    info = StageInfo(stage.name, index, stage.steps, run.weights.start.config, run.recipe.model.pretrained)
+    ended = read_finished(checkpoint_folder(run.run_dir, stage.name))
+    if ended is not None and ended.is_end_of(stage.length):
+        return None
+    loader = make_loader(_sources(run, stage), run.recipe, stage, row_share(run.mesh))
+    num_steps = steps_of_stage(stage, loader.plan)
+    if stage.steps is None and run.show_progress:
+        length = f"{stage.examples:,} examples" if stage.epochs is None else f"{stage.epochs:g} epochs"
+        print(f"stage {stage.name}: {length} are {num_steps:,} steps", file=sys.stderr)
+    if ended is not None and ended.step >= num_steps:  # it was to be longer once
+        return None
+    info = StageInfo(stage.name, index, run.weights.start.config, run.recipe.model.pretrained, num_steps)
     with StageCheckpoints(run.run_dir, info, run.config_text, settings.keep) as checkpoints:
-        if (checkpoints.latest_step() or 0) >= stage.steps:
-            return None
-        spec = cache_spec(run.recipe, stage, run.run_dir / "tokenizer")
-        cache_dir = run.recipe.data.cache_path()
-        sources = first_alone(
-            "token cache",
-            first_to_see(cache_dir) == jax.process_index(),
-            lambda: ensure_cache(spec, cache_dir, progress=run.show_progress),
-        )
-        if is_main():
-            write_stage_data(run.run_dir, stage.name, count_stage_data(spec, sources))
-        loader = make_loader(sources, run.recipe, stage, row_share(run.mesh))
-        optimizer = make_optimizer(stage.optimizer, stage.steps, skeleton)
+        checkpoints.reopen()
+        optimizer = make_optimizer(stage.optimizer, num_steps, skeleton)
         shardings = state_shardings(skeleton, optimizer, run.mesh)
         state, done = run.weights.first_state(index, checkpoints, optimizer, shardings)
-        step = make_train_step(skeleton, optimizer, run.mesh, shardings, stage.num_microbatches, run.recipe.loss)
-        with _journal(run, stage, done) as journal:
-            state = run_steps(
-                step, state, done, stage.steps, loader,
-                mesh=run.mesh, checkpoints=checkpoints, save_every=settings.every, journal=journal, watch=run.watch,
-            )  # fmt: skip
-        barrier("stage")  # its rows are written
-    return state.params
+        with Journal(run.run_dir, stage.name, done, num_steps, show_progress=run.show_progress) as journal:
+            evaluations = StageEvaluations(run.run_dir, stage, num_steps, journal, run.judge)
+            evaluations.run(done, state.params)
+            if done < num_steps and not evaluations.is_over():
+                step = make_train_step(
+                    skeleton, optimizer, run.mesh, shardings, stage.num_microbatches, run.recipe.loss
+                )
+                state = run_steps(
+                    step, state, done, num_steps, loader, mesh=run.mesh, checkpoints=checkpoints,
+                    save_every=settings.every, journal=journal, evaluations=evaluations, watch=run.watch,
+                )  # fmt: skip
+        last, best = int(state.step), evaluations.best_step()
+        checkpoints.finish(Finished(last, best, stage.length))
+    return state.params if best in (None, last) else None
 
 
-def _journal(run: _Run, stage: Stage, done: int) -> Journal:
-    if not is_main():
-        return SilentJournal()
-    return Journal(run.run_dir, stage.name, done, stage.steps, show_progress=run.show_progress)
+def _sources(run: _Run, stage: Stage) -> Sequence[SizedSource]:
+    """The token caches of a stage; what is missing is built by one process for all that see the same cache folder."""
+    spec, cache_dir = cache_spec(run.recipe, stage, run.run_dir / "tokenizer"), run.recipe.data.cache_path()
+    sources = first_alone(
+        "token cache",
+        first_to_see(cache_dir) == jax.process_index(),
+        lambda: ensure_cache(spec, cache_dir, progress=run.show_progress),
+    )
+    if is_main():
+        write_stage_data(run.run_dir, stage.name, count_stage_data(spec, sources))
+    return sources
+
+
+def _summary(run_dir: Path, stage: Stage) -> StageResult:
+    """What process 0, which wrote the rows, makes of them."""
+    fields = from_main(lambda: dataclasses.asdict(summarise_stage(run_dir, stage.name, stage.protocol)))
+    return StageResult(**fields)
 
 
 def make_loader(
@@ -182,3 +192,17 @@ def make_loader(
     config = PlanConfig(data.rows_per_step, data.row_tokens, data.row_supervised, data.window, recipe.seed)
     plan = BatchPlan(tasks, config, data.cache_path() / "plans")
     return Loader(plan, sources, *share)
+
+
+def steps_of_stage(stage: Stage, plan: BatchPlan) -> int:
+    """The number of steps of a stage, which the batch plan tells where it is given in epochs or examples.
+
+    An epoch of a mixture is as many examples as its tasks have together. Tasks are drawn at their rates, so one whose
+    rate is above the others' comes more than once in it, and another not whole.
+    """
+    if stage.steps is not None:
+        return stage.steps
+    if stage.epochs is None:
+        assert stage.examples is not None, stage
+        return plan.steps_until(stage.examples)
+    return plan.steps_until(math.ceil(stage.epochs * sum(len(task.lengths) for task in plan.tasks)))

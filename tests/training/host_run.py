@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from seqgpt_jax.decoding.generate import generate
-from seqgpt_jax.recipe import CheckpointSettings, DataSettings, MeshSettings, Recipe, Stage
+from seqgpt_jax.recipe import CheckpointSettings, DataSettings, EvaluationSettings, MeshSettings, Recipe, Stage
 from seqgpt_jax.training import loop
 from seqgpt_jax.training.checkpoints import load_run
 from seqgpt_jax.training.hosts import is_main
@@ -29,7 +28,17 @@ OPTIMIZER = dataclasses.replace(TOY_ADAMW, learning_rate=1e-3)  # so low that an
 
 def toy_recipe(folder: Path) -> Recipe:
     return Recipe(
-        stages=(Stage("one", "synthetic", 6, optimizer=OPTIMIZER),),
+        stages=(
+            Stage(
+                "one",
+                "synthetic",
+                6,
+                optimizer=OPTIMIZER,
+                evaluate_every=5,
+                patience=2,
+                evaluations=(EvaluationSettings("dev", "mini_real"),),
+            ),
+        ),
         data=DataSettings(
             cache_dir=str(folder / "cache"), rows_per_step=8, row_tokens=40, row_supervised=12, window=32
         ),
@@ -42,8 +51,8 @@ def answers_of(model: Any) -> list[list[int]]:
     return generate(model, PROMPTS, max_new_tokens=6, eos_id=1)  # which it never learns to say
 
 
-def judge(model: Any, vocabulary: Any, *, stage: str, run_dir: Path) -> Iterator[tuple[str, float]]:
-    yield "answers", float(sum(sum(answer) for answer in answers_of(model)))
+def judge(model: Any, vocabulary: Any, settings: EvaluationSettings) -> dict[str, float]:
+    return {"score": -float(sum(sum(answer) for answer in answers_of(model)))}
 
 
 def run_toy(recipe: Recipe, run_dir: Path) -> TrainResult:
@@ -64,11 +73,10 @@ def run_toy(recipe: Recipe, run_dir: Path) -> TrainResult:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "ensure_cache", ensure_cache)
         patch.setattr(loop, "prepare_start", prepare_start)
-        result = train(recipe, run_dir, evaluators=[judge], config_text="seed = 1\n", show_progress=False)
+        result = train(recipe, run_dir, evaluator=judge, config_text="seed = 1\n", show_progress=False)
     answers = answers_of(result.model)
     if is_main():
         model, _ = load_run(run_dir)
         read_again = float(np.square(model.embedding[...]).sum())
-        found = {"answers": answers, "scores": result.scores, "read_again": read_again}
-        (run_dir / "found.json").write_text(json.dumps(found))
+        (run_dir / "found.json").write_text(json.dumps({"answers": answers, "read_again": read_again}))
     return result

@@ -10,14 +10,22 @@ import numpy as np
 import pytest
 
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.training.checkpoints import StageCheckpoints, StageInfo, checkpoint_folder, load_run, saved_stages
+from seqgpt_jax.training.checkpoints import (
+    StageCheckpoints,
+    StageInfo,
+    checkpoint_folder,
+    load_run,
+    result_step,
+    saved_stages,
+)
+from seqgpt_jax.training.finished import Finished, write_finished
 from seqgpt_jax.training.optimizers import make_optimizer
 from seqgpt_jax.training.partitioning import make_mesh
 from seqgpt_jax.training.step import abstract_state, state_shardings
 from seqgpt_jax.vocabulary import train_tokenizer
 from tests.training.toy import CONFIG, SKELETON, TOY_MUON, packed_batch, start
 
-INFO = StageInfo("first", 0, 20, CONFIG)
+INFO = StageInfo("first", 0, CONFIG)
 
 
 def test_saved_while_training_goes_on_and_read_on_another_mesh(tmp_path: Path) -> None:
@@ -58,16 +66,27 @@ def test_a_run_is_loaded_from_its_last_stage(tmp_path: Path) -> None:
         load_run(tmp_path)
     train_tokenizer(["some text"], 300).save(tmp_path / "tokenizer")
     state, step, _ = start(TOY_MUON)
-    for info in (INFO, StageInfo("a_later_one", 1, 20, CONFIG)):
+    for info in (INFO, StageInfo("a_later_one", 1, CONFIG)):
         state, _ = step(state, packed_batch())
         with StageCheckpoints(tmp_path, info) as checkpoints:
             checkpoints.save(1, state)
-    StageCheckpoints(tmp_path, StageInfo("not_begun", 2, 20, CONFIG)).__exit__()
+    StageCheckpoints(tmp_path, StageInfo("not_begun", 2, CONFIG)).__exit__()
     assert [info.name for info in saved_stages(tmp_path)] == ["first", "a_later_one"]
     model, vocabulary = load_run(tmp_path)
     assert model.config == CONFIG
     assert vocabulary.size <= 300
     np.testing.assert_array_equal(model.embedding[...], state.params["embedding"])
+
+    folder, before = checkpoint_folder(tmp_path, "a_later_one"), np.array(state.params["embedding"])
+    state, _ = step(state, packed_batch())
+    with StageCheckpoints(tmp_path, StageInfo("a_later_one", 1, CONFIG)) as checkpoints:
+        checkpoints.save(2, state)
+    assert result_step(folder) == 2  # the newest, until the stage's end says otherwise
+    write_finished(folder, Finished(2, 1, {"steps": 2}))
+    np.testing.assert_array_equal(load_run(tmp_path)[0].embedding[...], before)
+    (folder / "finished.json").write_text("{")
+    with pytest.raises(UserError, match=r"finished\.json: not the end of a stage .*remove the file"):
+        load_run(tmp_path)
 
     damaged = checkpoint_folder(tmp_path, "first") / "stage.json"
     damaged.write_text(json.dumps({"name": "first"}))

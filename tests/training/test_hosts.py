@@ -19,9 +19,9 @@ import pytest
 
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.training.hosts import _connect, barrier, first_to_see, is_main, joined
-from seqgpt_jax.training.journal import read_rows
 from seqgpt_jax.training.launchers import Processes
 from seqgpt_jax.training.partitioning import row_share
+from seqgpt_jax.training.sinks import EVALUATIONS_FILE, read_rows
 from tests.conftest import REPO
 from tests.training.host_run import run_toy, toy_recipe
 
@@ -84,7 +84,7 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path) -> None:
 
     # Both go on, and make what one process makes: rows, answers, scores, and weights that one process reads.
     assert [code for code, _ in start_processes(two)] == [0, 0]
-    result = run_toy(toy_recipe(one), one / "run")
+    run_toy(toy_recipe(one), one / "run")
     steps = numbers(two / "run", "step", "tokens", "targets")
     assert steps[:, 0].tolist() == [1, 2, 3, 4, 5, 6]
     np.testing.assert_array_equal(steps, numbers(one / "run", "step", "tokens", "targets"))
@@ -93,7 +93,12 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path) -> None:
     want, found = (json.loads((folder / "run" / "found.json").read_text()) for folder in (one, two))
     assert found["answers"] == want["answers"]
     assert len({tuple(answer) for answer in want["answers"]}) > 1
-    assert found["scores"] == want["scores"] == result.scores
+    judged = [
+        [(row["step"], row["score"]) for row in read_rows(folder / "run", file=EVALUATIONS_FILE)]
+        for folder in (one, two)
+    ]
+    assert judged[0] == judged[1]
+    assert [step for step, _ in judged[0]] == [5, 6]
     assert found["read_again"] == pytest.approx(want["read_again"], rel=2e-5)
 
     # Process 0 wrote, and read the data before the other; nothing is left of how they met.

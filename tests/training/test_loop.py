@@ -21,12 +21,14 @@ from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.lora import LoraConfig
 from seqgpt_jax.recipe import CheckpointSettings, DataSettings, MeshSettings, Recipe, Stage
 from seqgpt_jax.training import loop, steps
-from seqgpt_jax.training.checkpoints import checkpoint_folder, load_run
-from seqgpt_jax.training.journal import Journal, read_rows, summarise_stage
+from seqgpt_jax.training.checkpoints import StageCheckpoints, checkpoint_folder, load_run, saved_stages
+from seqgpt_jax.training.finished import Finished
+from seqgpt_jax.training.journal import Journal, summarise_stage
 from seqgpt_jax.training.loop import TrainResult, train
 from seqgpt_jax.training.partitioning import params_of
 from seqgpt_jax.training.run_directory import claim_run_dir
 from seqgpt_jax.training.signals import Interrupted, SignalWatch
+from seqgpt_jax.training.sinks import read_rows
 from seqgpt_jax.training.start import StartingPoint
 from seqgpt_jax.training.step import StepMetrics
 from seqgpt_jax.vocabulary import train_tokenizer
@@ -71,12 +73,25 @@ def test_rates_of_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert given == {"a": 6.0, "b_entities": 12.0, "b_relation": 6.0}
 
 
+def test_a_length_in_epochs_or_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """90 examples, of which eight rows of 40 tokens hold about two each."""
+    lengths = {"steps": 2, "examples": 40, "epochs": 1.5}
+    stages = tuple(Stage(name, "synthetic", **{name: value}) for name, value in lengths.items())  # type: ignore[arg-type]
+    recipe = toy_recipe(tmp_path, stages=stages, checkpoint=CheckpointSettings(every=100))
+    plan = loop.make_loader([ToySource("a", 60, seed=1), ToySource("b", 30, seed=2)], recipe, stages[0]).plan
+    steps_of = {stage.name: loop.steps_of_stage(stage, plan) for stage in stages}
+    assert steps_of == {"steps": 2, "examples": plan.steps_until(40), "epochs": plan.steps_until(135)}
+    assert 1 < steps_of["examples"] < steps_of["epochs"] < 15
+    result = train(recipe, tmp_path / "run")
+    assert "stage epochs: 1.5 epochs are " in capsys.readouterr().err
+    assert {stage.name: stage.steps for stage in result.stages} == steps_of
+    assert {info.name: info.steps for info in saved_stages(tmp_path / "run")} == steps_of
+    rows = read_rows(tmp_path / "run", "epochs")  # all of them warm-up, which ends with the stage
+    assert rows[-1]["learning_rate"] == pytest.approx(0.02)
+
+
 def rows_without_time(run_dir: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "time"} for row in read_rows(run_dir)]
-
-
-def judge(model: Any, vocabulary: Any, *, stage: str, run_dir: Path) -> Iterator[tuple[str, float]]:
-    yield "mean", float(model.embedding[...].mean())
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +100,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainResult, 
     with patch.context() as monkeypatch:
         toy_run.__wrapped__(monkeypatch)
         folder = tmp_path_factory.mktemp("undisturbed")
-        result = run(toy_recipe(folder), folder / "run", evaluators=[judge])
+        result = run(toy_recipe(folder), folder / "run")
     return result, jax.device_get(params_of(result.model))
 
 
@@ -107,6 +122,9 @@ def test_a_run_leaves_what_it_should(undisturbed: tuple[TrainResult, Any]) -> No
         folder = checkpoint_folder(result.run_dir, stage)
         assert {child.name for child in folder.iterdir() if child.is_dir()} == kept
         assert (folder / "config.gin").read_text() == "seed = 1\n"
+        finished = json.loads((folder / "finished.json").read_text())
+        steps = {"one": 7, "two": 6}[stage]
+        assert finished == {"step": steps, "best_step": None, "length": {"steps": steps}}
     assert list((result.run_dir / "tensorboard").iterdir())
     # The second stage goes on from the weights of the first, with an optimiser of its own.
     assert rows[7]["loss"] < rows[0]["loss"]
@@ -203,6 +221,39 @@ def test_a_finished_run_is_not_trained_again(
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(params_of(result.model)), want_params)
 
 
+def test_killed_before_its_end_is_marked_a_stage_ends_the_same(
+    undisturbed: tuple[TrainResult, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    want, want_params = undisturbed
+    finish = StageCheckpoints.finish
+
+    def mortal_finish(self: StageCheckpoints, finished: Finished) -> None:
+        self.wait()
+        raise Killed
+
+    monkeypatch.setattr(StageCheckpoints, "finish", mortal_finish)
+    with pytest.raises(Killed):
+        run(toy_recipe(tmp_path), tmp_path / "run")
+    monkeypatch.setattr(StageCheckpoints, "finish", finish)
+    result = run(toy_recipe(tmp_path), tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(params_of(result.model)), want_params)
+    assert rows_without_time(tmp_path / "run") == rows_without_time(want.run_dir)
+
+
+def test_a_stage_that_became_longer_trains_on(tmp_path: Path) -> None:
+    def last_rows(steps: int) -> list[int]:
+        recipe = toy_recipe(tmp_path, stages=(Stage("one", "synthetic", steps, optimizer=TOY_ADAMW),))
+        result = train(
+            recipe, tmp_path / "run", config_text=f"steps = {steps}", allow_changed_config=True, show_progress=False
+        )
+        assert result.stages[0].steps == len(read_rows(tmp_path / "run"))
+        return [row["step"] for row in read_rows(tmp_path / "run")]
+
+    assert last_rows(2) == [1, 2]
+    assert last_rows(4) == [1, 2, 3, 4]
+    assert last_rows(3) == [1, 2, 3, 4]  # shorter: there is nothing to take back
+
+
 def test_a_run_of_another_config_is_refused(undisturbed: tuple[TrainResult, Any], tmp_path: Path) -> None:
     want, _ = undisturbed
     with pytest.raises(UserError, match=r"another config: - seed = 1; \+ seed = 2 \(choose another --run_dir"):
@@ -212,13 +263,6 @@ def test_a_run_of_another_config_is_refused(undisturbed: tuple[TrainResult, Any]
     (tmp_path / "run" / "config.gin").write_text("seed = 2\n")
     claim_run_dir(tmp_path / "run", "seed = 1\n", False)
     assert not (tmp_path / "run" / "tokenizer").exists()
-
-
-def test_evaluators_judge_the_model_of_each_stage(undisturbed: tuple[TrainResult, Any]) -> None:
-    result, params = undisturbed
-    assert list(result.scores) == ["one", "two"]
-    assert result.scores["two"]["mean"] == pytest.approx(params["embedding"].mean())
-    assert result.scores["one"] != result.scores["two"]
 
 
 def test_rows_that_do_not_fit_the_mesh_are_refused_first(tmp_path: Path) -> None:
