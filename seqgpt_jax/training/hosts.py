@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
@@ -75,7 +76,9 @@ def joined(flags: Processes | None = None) -> Iterator[None]:
 
 def _connect(found: Processes, seconds: int = CONNECT_SECONDS) -> None:
     host, _, port = found.coordinator.rpartition(":")
-    advice = f"is process 0 running on {host}, can port {port} be reached from {socket.gethostname()}, and is it free?"
+    advice = f"is process 0 running on {host}, and can port {port} there be reached from {socket.gethostname()}?"
+    if found.index == 0:
+        advice = f"are the others running, can they reach this host as {host}, and is port {port} free?"
     if found.index > 0:
         deadline = time.monotonic() + seconds
         while True:  # jax would end this process without a word that helps
@@ -92,20 +95,25 @@ def _connect(found: Processes, seconds: int = CONNECT_SECONDS) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from training/signals.py
     try:
-        jax.distributed.initialize(
-            found.coordinator,
-            found.count,
-            found.index,
-            local_device_ids=found.local_devices,
-            cluster_detection_method="deactivate",
-            initialization_timeout=seconds,
-            shutdown_timeout_seconds=60,
-        )
-    except RuntimeError as error:
+        _wait_for(lambda: _initialize(found), seconds)
+    except (RuntimeError, TimeoutError) as error:
+        distributed.global_state.client = distributed.global_state.service = None  # nothing to take leave of
         raise UserError(
             f"process {found.index} of {found.count} could not join the others at {found.coordinator}: "
             f"{str(error).splitlines()[0]} ({advice})"
         ) from None
+
+
+def _initialize(found: Processes) -> None:
+    jax.distributed.initialize(
+        found.coordinator,
+        found.count,
+        found.index,
+        local_device_ids=found.local_devices,
+        cluster_detection_method="deactivate",
+        initialization_timeout=24 * 3600,  # at its end jax aborts this process; we give up before
+        shutdown_timeout_seconds=60,
+    )
 
 
 def _exit_code(error: BaseException) -> int:
@@ -181,8 +189,11 @@ def from_main(make: Callable[[], T]) -> T:
     return json.loads(_wait_for(lambda: client.blocking_key_value_get(key, _FOR_EVER)))
 
 
-def _wait_for(call: Callable[[], Any]) -> Any:
-    """What a call returns that blocks; signals, and the end of other processes, are handled while it does."""
+def _wait_for(call: Callable[[], Any], seconds: float = math.inf) -> Any:
+    """What a call returns that blocks; signals, and the end of other processes, are handled while it does.
+
+    Raises TimeoutError after so many seconds, and goes on without it.
+    """
     outcome: list[tuple[Any, Exception | None]] = []
 
     def wait() -> None:
@@ -193,10 +204,13 @@ def _wait_for(call: Callable[[], Any]) -> Any:
 
     waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()
+    deadline = time.monotonic() + seconds
     while not outcome:
-        waiting.join(0.5)
+        waiting.join(0.2)
         if _ends and not outcome:
             raise _error_of(_ends[0])
+        if not outcome and time.monotonic() > deadline:
+            raise TimeoutError(f"they did not all come in {seconds} s")
     value, error = outcome[0]
     if error is not None:
         raise error

@@ -1,6 +1,7 @@
 """One process of several: `python -m tests.training.host_worker FOLDER SIGNAL_AT`, then the flags of `seqgpt train`.
 
-It makes the run of host_run.py. While it prepares step SIGNAL_AT (0: never), it sends itself SIGTERM.
+It makes the run of host_run.py. While it prepares step SIGNAL_AT (0: never), it sends itself SIGTERM; while it prepares
+step -SIGNAL_AT, it fails.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from seqgpt_jax import cli, configuration, pipeline
+from seqgpt_jax.errors import UserError
 from tests.training.host_run import run_toy, toy_recipe
 
 
@@ -31,6 +33,8 @@ def main() -> int:
             asked.append(None)
             if len(asked) == int(signal_at):
                 os.kill(os.getpid(), signal.SIGTERM)
+            if len(asked) == -int(signal_at):
+                raise UserError("the disk is full")
             return next_batch(*arguments)
 
         patch.setattr(steps, "_timed_next", next_or_signal)

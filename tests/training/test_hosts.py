@@ -120,6 +120,14 @@ def test_an_error_in_one_process_ends_the_other(tmp_path: Path) -> None:
     assert "seqgpt: error: process 1 ended: " in ended[0][1]
 
 
+@pytest.mark.slow
+def test_an_error_between_two_steps_ends_the_process_that_waits_in_a_collective(tmp_path: Path) -> None:
+    ended = start_processes(tmp_path, signal_at=(-3, 0))
+    assert [code for code, _ in ended] == [2, 2], ended
+    assert "seqgpt: error: the disk is full" in ended[0][1]
+    assert "process 0 ended: the disk is full" in ended[1][1]
+
+
 def test_a_coordinator_that_is_not_there_is_named() -> None:
     with pytest.raises(
         UserError, match=r"process 1 could not reach process 0 at localhost:1 in 0 s: .*is process 0 run"
