@@ -1,4 +1,4 @@
-"""One process of several: `python -m tests.training.host_worker FOLDER SIGNAL_AT`, then the flags of `seqgpt train`.
+"""One process of several: `python -m tests.training.host_worker FOLDER MESH SIGNAL_AT` and flags of `seqgpt train`.
 
 It makes the run of host_run.py. While it prepares step SIGNAL_AT (0: never), it sends itself SIGTERM; while it prepares
 step -SIGNAL_AT, it fails.
@@ -20,9 +20,11 @@ from tests.training.host_run import run_toy, toy_recipe
 
 
 def main() -> int:
-    folder, signal_at, *flags = sys.argv[1:]
+    folder, mesh, signal_at, *flags = sys.argv[1:]
     patch = pytest.MonkeyPatch()
-    patch.setattr(configuration, "load_recipe", lambda *_: toy_recipe(Path(folder)))
+    patch.setattr(
+        configuration, "load_recipe", lambda *_: toy_recipe(Path(folder), [int(size) for size in mesh.split(",")])
+    )
 
     def run(*arguments: Any) -> None:
         from seqgpt_jax.training import steps
