@@ -5,6 +5,7 @@ A stage, as things happen: token caches, batch plan, loader (here); weights (wei
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,18 +22,23 @@ from seqgpt_jax.data.plan import BatchPlan, PlanConfig, TaskSize
 from seqgpt_jax.data.rates import mixing_rates
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.recipe import EvaluationSettings, Recipe, Stage
+from seqgpt_jax.tables import text_table
 from seqgpt_jax.training.checkpoints import StageCheckpoints, StageInfo, checkpoint_folder
 from seqgpt_jax.training.finished import Finished, read_finished
 from seqgpt_jax.training.journal import Journal, StageResult, summarise_stage
+from seqgpt_jax.training.mfu import mfu_on
+from seqgpt_jax.training.model_info import write_model_info
 from seqgpt_jax.training.optimizers import make_optimizer
 from seqgpt_jax.training.partitioning import Params, check_rows, devices_for_rows, make_mesh
+from seqgpt_jax.training.profiler import Profiler, ProfileWindow
 from seqgpt_jax.training.run_directory import claim_run_dir
 from seqgpt_jax.training.signals import SignalWatch
-from seqgpt_jax.training.stage_data import count_stage_data, write_stage_data
+from seqgpt_jax.training.sinks import Sink, WeightsAndBiases
+from seqgpt_jax.training.stage_data import StageData, count_stage_data, mixture_rows, write_stage_data
 from seqgpt_jax.training.stage_evaluation import Evaluator, StageEvaluations
 from seqgpt_jax.training.start import cache_spec, prepare_start
 from seqgpt_jax.training.step import make_train_step, state_shardings
-from seqgpt_jax.training.steps import run_steps
+from seqgpt_jax.training.steps import compile_steps, run_steps
 from seqgpt_jax.training.weights import WeightSource, skeleton_of
 from seqgpt_jax.vocabulary import Vocabulary
 
@@ -62,23 +68,29 @@ def train(
     evaluator: Evaluator | None = None,
     config_text: str = "",
     allow_changed_config: bool = False,
+    profile: ProfileWindow | None = None,
+    wandb_project: str | None = None,
     show_progress: bool = True,
 ) -> TrainResult:
     """Trains every stage and returns the result; a run directory that exists is gone on with.
 
     evaluator judges the stages that have evaluations. config_text is kept as run_dir/config.gin and beside the
-    checkpoints. Raises UserError where the recipe cannot be run, or the directory holds a run of another config (unless
-    allowed); Interrupted after SIGTERM or SIGINT, with everything saved.
+    checkpoints. profile: steps to record. wandb_project: where rows go too. Raises UserError where the recipe cannot be
+    run, or the directory holds a run of another config (unless allowed); Interrupted after SIGTERM or SIGINT, with
+    everything saved.
     """
     assert evaluator is not None or not any(stage.evaluations for stage in recipe.stages)
     run_dir = Path(run_dir)
     mesh = _make_mesh(recipe)
     claim_run_dir(run_dir, config_text, allow_changed_config)
-    with SignalWatch() as watch:
+    with SignalWatch() as watch, contextlib.ExitStack() as stack:
+        profiler, sinks = stack.enter_context(Profiler(profile, run_dir)), list[Sink]()
+        if wandb_project is not None:
+            sinks.append(stack.enter_context(contextlib.closing(WeightsAndBiases(wandb_project, run_dir, config_text))))
         start = prepare_start(recipe, run_dir)
         skeleton = skeleton_of(start, recipe.seed)
         weights = WeightSource(recipe, run_dir, mesh, start, skeleton)
-        run = _Run(recipe, run_dir, mesh, weights, evaluator, config_text, watch, show_progress)
+        run = _Run(recipe, run_dir, mesh, weights, evaluator, config_text, watch, profiler, tuple(sinks), show_progress)
         results: list[StageResult] = []
         params: Params | None = None
         for index, stage in enumerate(recipe.stages):
@@ -113,7 +125,16 @@ class _Run:
     evaluator: Evaluator | None
     config_text: str
     watch: SignalWatch
+    profiler: Profiler
+    sinks: tuple[Sink, ...]
     show_progress: bool
+
+    def tell_data(self, stage: Stage, data: StageData) -> None:
+        """Writes and shows the mixture of a stage as it is now."""
+        write_stage_data(self.run_dir, stage.name, data)
+        if self.show_progress:
+            lines = text_table(mixture_rows(data), num_left=2)
+            print("\n".join([f"{stage.name} after {data.step:,} steps", *lines]), file=sys.stderr)
 
     def judge(self, params: Params, settings: EvaluationSettings) -> Mapping[str, float]:
         """What the evaluator says of the model around these very arrays."""
@@ -129,7 +150,6 @@ def _train_stage(run: _Run, index: int) -> Params | None:
         return None
     spec = cache_spec(run.recipe, stage, run.run_dir / "tokenizer")
     sources = ensure_cache(spec, run.recipe.data.cache_path(), progress=run.show_progress)
-    write_stage_data(run.run_dir, stage.name, count_stage_data(spec, sources))
     loader = make_loader(sources, run.recipe, stage)
     num_steps = steps_of_stage(stage, loader.plan)
     if stage.steps is None and run.show_progress:
@@ -143,21 +163,29 @@ def _train_stage(run: _Run, index: int) -> Params | None:
         optimizer = make_optimizer(stage.optimizer, num_steps, skeleton)
         shardings = state_shardings(skeleton, optimizer, run.mesh)
         state, done = run.weights.first_state(index, checkpoints, optimizer, shardings)
-        with Journal(run.run_dir, stage.name, done, num_steps, show_progress=run.show_progress) as journal:
+        run.tell_data(stage, count_stage_data(spec, sources, loader.plan, done))
+        with Journal(
+            run.run_dir, stage.name, done, num_steps,
+            mfu=mfu_on(run.mesh, run.weights.start.config), sinks=run.sinks, show_progress=run.show_progress,
+        ) as journal:  # fmt: skip
             evaluations = StageEvaluations(run.run_dir, stage, num_steps, journal, run.judge)
             evaluations.run(done, state.params)
             if done < num_steps and not evaluations.is_over():
+                run.profiler.begin_stage(stage.name, done, num_steps)
                 step = make_train_step(
                     skeleton, optimizer, run.mesh, shardings, stage.num_microbatches, run.recipe.loss
                 )
+                compiled = compile_steps(step, state, loader, run.mesh)
+                write_model_info(run.run_dir, stage, skeleton, shardings.params, run.mesh, compiled)
                 state = run_steps(
-                    step, state, done, num_steps, loader, mesh=run.mesh, checkpoints=checkpoints,
-                    save_every=settings.every, journal=journal, evaluations=evaluations, watch=run.watch,
+                    compiled, state, done, num_steps, loader, mesh=run.mesh, checkpoints=checkpoints,
+                    save_every=settings.every, journal=journal, evaluations=evaluations, profiler=run.profiler,
+                    watch=run.watch,
                 )  # fmt: skip
         last, best = int(state.step), evaluations.best_step()
+        run.tell_data(stage, count_stage_data(spec, sources, loader.plan, last))
         checkpoints.finish(Finished(last, best, stage.length))
     return state.params if best in (None, last) else None
-    return state.params
 
 
 def make_loader(sources: Sequence[SizedSource], recipe: Recipe, stage: Stage) -> Loader:

@@ -26,9 +26,11 @@ from seqgpt_jax.training.finished import Finished
 from seqgpt_jax.training.journal import Journal, summarise_stage
 from seqgpt_jax.training.loop import TrainResult, train
 from seqgpt_jax.training.partitioning import params_of
+from seqgpt_jax.training.profiler import Profiler
 from seqgpt_jax.training.run_directory import claim_run_dir
 from seqgpt_jax.training.signals import Interrupted, SignalWatch
 from seqgpt_jax.training.sinks import read_rows
+from seqgpt_jax.training.stage_evaluation import StageEvaluations
 from seqgpt_jax.training.start import StartingPoint
 from seqgpt_jax.training.step import StepMetrics
 from seqgpt_jax.vocabulary import train_tokenizer
@@ -114,7 +116,7 @@ def test_a_run_leaves_what_it_should(undisturbed: tuple[TrainResult, Any]) -> No
         ("two", n) for n in range(1, 7)
     ]
     assert set(rows[0]) == {
-        "stage", "step", "loss", "accuracy", "learning_rate", "grad_norm", "tokens", "targets", "time",
+        "stage", "step", "loss", "accuracy", "learning_rate", "grad_norm", "tokens", "targets", "padding", "time",
     }  # fmt: skip
     assert set(rows[0]["time"]) == {"seconds", "tokens_per_second", "supervised_per_second", "data_seconds"}
     assert (result.run_dir / "config.gin").read_text() == "seed = 1\n"
@@ -281,12 +283,6 @@ def test_rows_that_do_not_fit_the_mesh_are_refused_first(tmp_path: Path) -> None
 class BadStep:
     """A compiled step whose loss is no number."""
 
-    def lower(self, *_: Any) -> BadStep:
-        return self
-
-    def compile(self) -> BadStep:
-        return self
-
     def __call__(self, state: int, batch: Any) -> tuple[int, StepMetrics]:
         return state + 1, StepMetrics(np.nan, 0.0, np.inf, 0.1, 30, 10, finite=False)  # type: ignore[arg-type]
 
@@ -305,8 +301,9 @@ def test_a_loss_that_stays_no_number_ends_the_run(tmp_path: Path) -> None:
         pytest.raises(UserError, match=r"not a number in steps 1 to 10 \(lower optimizer.learning_rate"),
     ):
         steps.run_steps(
-            BadStep(), 0, 0, 50, Loader(),  # type: ignore[arg-type]
-            mesh=mesh, checkpoints=None, save_every=100, journal=journal, watch=SignalWatch(),  # type: ignore[arg-type]
+            {40: BadStep()}, 0, 0, 50, Loader(), mesh=mesh, checkpoints=None, save_every=100,  # type: ignore[arg-type]
+            journal=journal, evaluations=StageEvaluations(tmp_path, toy_recipe(tmp_path).stages[0], 50, journal, None),
+            profiler=Profiler(None, tmp_path), watch=SignalWatch(),  # type: ignore[arg-type]
         )  # fmt: skip
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 10
