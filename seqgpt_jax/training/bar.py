@@ -1,6 +1,6 @@
 """The progress bar of a stage: one line of at most 100 columns on stderr, smoothed over the last steps.
 
-    real  50% 800/1600 [03:20<03:20, loss 2.314, 9.12k tok/s, 1.40k sup/s, MFU 41%, pad 6%, wait 0%]
+    real 800/1600 [03:20<03:20, loss 2.314 9.12k tok/s 1.40k sup/s MFU 41% pad 6% wait 0%]
 
 tok/s: tokens without padding; sup/s: the supervised ones among them; pad: share of positions without a token; wait:
 share of the time in which the next batch was waited for. MFU is shown where the devices' peak is known (mfu.py).
@@ -46,7 +46,7 @@ class ProgressBar:
             mininterval=0.5 if sys.stderr.isatty() else 20.0,
             ncols=min(_COLUMNS, shutil.get_terminal_size().columns) if sys.stderr.isatty() else _COLUMNS,
             smoothing=0.05,
-            bar_format="{desc} {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+            bar_format="{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
         )
 
     def update(self, step: StepFigures) -> None:
@@ -72,4 +72,4 @@ def summary(steps: Sequence[StepFigures]) -> str:
         f"pad {1 - tokens / sum(step.positions for step in steps):.0%}",
         f"wait {sum(step.data_seconds for step in steps) / seconds:.0%}",
     ]
-    return ", ".join(parts)
+    return " ".join(parts)

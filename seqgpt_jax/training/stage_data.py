@@ -1,8 +1,9 @@
 """What a stage was trained on, as its token caches and its batch plan count it: run_dir/data/<stage>.json.
 
 What was drawn until a step follows from the plan alone, without reading an example: `BatchPlan.examples_until` says
-how many examples, exact at the ends of the plan's windows and in proportion within one, and `BatchPlan.draws` how many
-of them each task gives. Their tokens are counted at the mean length of the task's examples, exact after whole epochs.
+how many examples (at the end of a window of the plan to within the examples of a step, within a window in proportion),
+and `BatchPlan.draws` how many of them each task gives. Tokens are these examples at the mean length of their task,
+which is exact after whole epochs.
 """
 
 from __future__ import annotations
