@@ -32,7 +32,7 @@ class Checked:
             if isinstance(value, dict) and expected == dict[str, float]:
                 value = {name: float(item) if type(item) is int else item for name, item in value.items()}
                 object.__setattr__(self, entry.name, value)
-            if isinstance(value, int) and not isinstance(value, bool) and expected is float:
+            if isinstance(value, int) and not isinstance(value, bool) and expected in (float, float | None):
                 object.__setattr__(self, entry.name, float(value))
             elif not _is_of_type(value, expected):
                 raise UserError(f"{self.section}.{entry.name} is {value!r} (it must be {_type_name(expected)})")

@@ -142,12 +142,13 @@ class CheckpointSettings(Checked):
 
 @dataclass(frozen=True)
 class Stage(Checked):
-    """[stage] One stage of training."""
+    """[stage] One stage of training. Its length is one of steps, epochs and examples; they are all counted from the
+    stage's own beginning."""
 
     section = "stage"
     name: str
     mixture: str  # such as synthetic, mini_real, held_in, held_in_zh
-    steps: int
+    steps: int | None = None  # optimiser steps
     split: str = "train"
     limit: int | None = None  # records a dataset; None: all
     passes: int = 1  # times each record is asked, with other labels and another order
@@ -157,9 +158,16 @@ class Stage(Checked):
     temperature: float = 1.0  # T of rate ** (1 / T): above 1, small tasks come more often
     weights: dict[str, float] = field(default_factory=dict)  # of datasets or tasks, by name: {"duee": 2.0}
     protocol: Literal["zero_shot", "few_shot"] = "zero_shot"  # few_shot: held-out datasets may be trained on
+    epochs: float | None = None  # of the mixture: one is as many examples as its tasks have together
+    examples: int | None = None  # drawn from the mixture
 
     def check(self) -> None:
-        self.at_least(1, "steps", "limit", "passes", "rate_cap", "num_microbatches", "temperature")
+        if len(self.length) != 1:
+            given = " and ".join(f"stage.{unit}" for unit in self.length) or "no length"
+            raise UserError(f"stage '{self.name}' has {given} (set one of stage.steps, stage.epochs, stage.examples)")
+        self.at_least(1, "steps", "examples", "limit", "passes", "rate_cap", "num_microbatches", "temperature")
+        if self.epochs is not None and not self.epochs > 0:
+            raise UserError(f"stage.epochs is {self.epochs} (it must be above 0)")
         for name, weight in self.weights.items():
             if not weight > 0:
                 raise UserError(f"stage.weights['{name}'] is {weight} (it must be above 0)")
@@ -167,9 +175,10 @@ class Stage(Checked):
             raise UserError(f"stage.name is {self.name!r} (use letters, digits, - and _: it names a folder)")
 
     @property
-    def length(self) -> dict[str, float | None]:
-        """How long the stage is, as asked: unit -> number."""
-        return {"steps": self.steps}
+    def length(self) -> dict[str, float]:
+        """How long the stage is, as asked: {"epochs": 2.0}."""
+        given = {"steps": self.steps, "epochs": self.epochs, "examples": self.examples}
+        return {unit: number for unit, number in given.items() if number is not None}
 
 
 @dataclass(frozen=True)

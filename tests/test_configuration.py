@@ -135,7 +135,7 @@ def test_every_stage_builds(name: str, tmp_path: Path) -> None:
         ("recipe.seed=%SEED", "%SEED is used but never set"),
         ("mini_real/stage.steps=0", "stage.steps is 0 (it must be at least 1)"),
         ("model.preset='bloom_nan'", "model preset 'bloom_nan' is unknown (choose bloom_nano"),
-        ("recipe.stages=[@new/stage()]", "new/stage needs 'name', 'mixture', and 'steps'"),
+        ("recipe.stages=[@new/stage()]", "new/stage needs 'name' and 'mixture'"),
         ("recipe.stages=[@new/stag()]", "'stag' is not a section (did you mean stage"),
         ("ask.max_extract_labels=0", "max_extract_labels is 0"),
         ("synthetic/optimizer.learning_rate='fast'", "optimizer.learning_rate is 'fast' (it must be a number)"),

@@ -62,8 +62,15 @@ def test_rows_of_several_lengths() -> None:
     ("make", "message"),
     [
         (lambda: Stage("a", "synthetic", 0), "stage.steps is 0 (it must be at least 1)"),
-        (lambda: Stage("a", "synthetic", 2.5), "stage.steps is 2.5 (it must be a whole number)"),
-        (lambda: Stage("a", "synthetic", True), "stage.steps is True (it must be a whole number)"),
+        (lambda: Stage("a", "synthetic", 2.5), "stage.steps is 2.5 (it must be a whole number or None)"),
+        (lambda: Stage("a", "synthetic", True), "stage.steps is True (it must be a whole number or None)"),
+        (
+            lambda: Stage("a", "synthetic"),
+            "stage 'a' has no length (set one of stage.steps, stage.epochs, stage.examples)",
+        ),
+        (lambda: Stage("a", "synthetic", 5, epochs=2), "stage 'a' has stage.steps and stage.epochs (set one of"),
+        (lambda: Stage("a", "synthetic", epochs=0), "stage.epochs is 0.0 (it must be above 0)"),
+        (lambda: Stage("a", "synthetic", examples=0), "stage.examples is 0 (it must be at least 1)"),
         (lambda: Stage("a", "synthetic", 5, limit="all"), "stage.limit is 'all' (it must be a whole number or None)"),
         (lambda: Stage("a/b", "synthetic", 5), "stage.name is 'a/b' (use letters, digits, - and _"),
         (lambda: Stage("a", "synthetic", 5, optimizer=3), "stage.optimizer is 3 (it must be OptimizerConfig)"),

@@ -101,16 +101,16 @@ class Loader:
                     f"{shape.num_rows} rows a step do not divide by {num_processes} hosts (change data.rows_per_step)"
                 )
         assert len(sources) == len(plan.tasks), (len(sources), len(plan.tasks))
-        self._plan, self._sources = plan, sources
+        self.plan, self._sources = plan, sources
         self._process_index, self._num_processes = process_index, num_processes
 
     def shapes(self) -> tuple[RowShape, ...]:
         """The shapes that steps can have, of the rows of all hosts."""
-        return self._plan.shapes()
+        return self.plan.shapes()
 
     def batch(self, step: int) -> Batch:
         """This host's rows of a step."""
-        shape, rows = self._plan.shape(step), self._plan.rows(step)
+        shape, rows = self.plan.shape(step), self.plan.rows(step)
         share = len(rows) // self._num_processes
         own = rows[self._process_index * share : (self._process_index + 1) * share]
         return make_batch(own, self._sources, shape.tokens, shape.supervised)

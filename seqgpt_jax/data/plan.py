@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -170,6 +170,19 @@ class BatchPlan:
             window = bisect_right(self._step_ends, step)
             first = self._step_ends[window - 1] if window else 0
             return round(self.config.window * (window + (step - first) / (self._step_ends[window] - first)))
+
+    def steps_until(self, num_examples: int) -> int:
+        """The inverse: the first number of steps, at least 1, for which `examples_until` is num_examples or more."""
+        last = max(0, num_examples - 1) // self.config.window
+        with (
+            self._lock,
+            tqdm(desc="batch plan", total=num_examples, unit="example", delay=2.0, leave=False, file=sys.stderr) as bar,
+        ):
+            while len(self._ends) <= last:
+                self._locate(self._step_ends[-1] if self._step_ends else 0)
+                bar.update(min(len(self._ends) * self.config.window, num_examples) - bar.n)
+            enough = self._step_ends[last]
+            return max(1, bisect_left(range(enough + 1), num_examples, key=self.examples_until))
 
     def fill(self, num_windows: int = 1) -> float:
         """Share of the row positions of the first windows that hold a token."""

@@ -128,7 +128,8 @@ def make_plan(recipe: Recipe, topology: Topology, stage_name: str | None = None)
     config = planned_config(recipe, topology)
     begin = time.perf_counter()
     skeleton = make_skeleton(lambda: make_model(config, rngs=nnx.Rngs(0)))
-    optimizer = make_optimizer(stage.optimizer, stage.steps, skeleton)
+    num_steps = stage.steps or 1  # constants of the schedule, whose values change nothing that is planned
+    optimizer = make_optimizer(stage.optimizer, num_steps, skeleton)
     shardings = state_shardings(skeleton, optimizer, mesh)
     arguments = (abstract_state(skeleton, optimizer, shardings), abstract_batch(shape, mesh))
     traced = make_train_step(skeleton, optimizer, mesh, shardings, stage.num_microbatches, recipe.loss).trace(

@@ -39,6 +39,7 @@ class StageInfo:
     index: int
     model: DecoderConfig
     pretrained: str | None = None  # the weights that the run started from
+    steps: int | None = None  # its length
 
 
 _INFO_FIELDS = {entry.name for entry in dataclasses.fields(StageInfo)}
@@ -96,10 +97,6 @@ class StageCheckpoints:
     def wait(self) -> None:
         """Returns when all that was saved is complete on disk."""
         self._manager.wait_until_finished()
-
-    def finished(self) -> Finished | None:
-        """How the stage ended, or None where it has not."""
-        return read_finished(self._folder)
 
     def reopen(self) -> None:
         """Takes the mark of the stage's end away, because it trains on."""

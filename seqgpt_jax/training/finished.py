@@ -25,19 +25,15 @@ class Finished:
 
     step: int
     best_step: int | None
-    length: Mapping[str, float | None]
+    length: Mapping[str, float]
 
     @property
     def result_step(self) -> int:
         return self.step if self.best_step is None else self.best_step
 
-    def is_end_of(self, length: Mapping[str, float | None]) -> bool:
+    def is_end_of(self, length: Mapping[str, float]) -> bool:
         """Whether a stage that is to be this long is over, as far as can be told without its data."""
-
-        def asked(length: Mapping[str, float | None]) -> dict[str, float]:
-            return {unit: value for unit, value in length.items() if value is not None}
-
-        return asked(self.length) == asked(length)
+        return self.length == length
 
 
 def write_finished(folder: Path, finished: Finished) -> None:

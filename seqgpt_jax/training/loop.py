@@ -6,6 +6,7 @@ A stage, as things happen: token caches, batch plan, loader (here); weights (wei
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,8 @@ from seqgpt_jax.data.plan import BatchPlan, PlanConfig, TaskSize
 from seqgpt_jax.data.rates import mixing_rates
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.recipe import Recipe, Stage
-from seqgpt_jax.training.checkpoints import StageCheckpoints, StageInfo
-from seqgpt_jax.training.finished import Finished
+from seqgpt_jax.training.checkpoints import StageCheckpoints, StageInfo, checkpoint_folder
+from seqgpt_jax.training.finished import Finished, read_finished
 from seqgpt_jax.training.journal import Journal, StageResult, summarise_stage
 from seqgpt_jax.training.optimizers import make_optimizer
 from seqgpt_jax.training.partitioning import Params, check_rows, devices_for_rows, make_mesh
@@ -134,18 +135,21 @@ class _Run:
 def _train_stage(run: _Run, index: int) -> Params | None:
     """Trains a stage to its end; its parameters, or None when it had ended before."""
     stage, settings, skeleton = run.recipe.stages[index], run.recipe.checkpoint, run.weights.skeleton
-    info = StageInfo(stage.name, index, run.weights.start.config, run.recipe.model.pretrained)
+    ended = read_finished(checkpoint_folder(run.run_dir, stage.name))
+    if ended is not None and ended.is_end_of(stage.length):
+        return None
+    spec = cache_spec(run.recipe, stage, run.run_dir / "tokenizer")
+    sources = ensure_cache(spec, run.recipe.data.cache_path(), progress=run.show_progress)
+    write_stage_data(run.run_dir, stage.name, count_stage_data(spec, sources))
+    loader = make_loader(sources, run.recipe, stage)
+    num_steps = steps_of_stage(stage, loader.plan)
+    if stage.steps is None and run.show_progress:
+        length = f"{stage.examples:,} examples" if stage.epochs is None else f"{stage.epochs:g} epochs"
+        print(f"stage {stage.name}: {length} are {num_steps:,} steps", file=sys.stderr)
+    if ended is not None and ended.step >= num_steps:  # it was to be longer once
+        return None
+    info = StageInfo(stage.name, index, run.weights.start.config, run.recipe.model.pretrained, num_steps)
     with StageCheckpoints(run.run_dir, info, run.config_text, settings.keep) as checkpoints:
-        ended = checkpoints.finished()
-        if ended is not None and ended.is_end_of(stage.length):
-            return None
-        spec = cache_spec(run.recipe, stage, run.run_dir / "tokenizer")
-        sources = ensure_cache(spec, run.recipe.data.cache_path(), progress=run.show_progress)
-        write_stage_data(run.run_dir, stage.name, count_stage_data(spec, sources))
-        loader = make_loader(sources, run.recipe, stage)
-        num_steps = stage.steps
-        if ended is not None and ended.step >= num_steps:  # it was to be longer once
-            return None
         checkpoints.reopen()
         optimizer = make_optimizer(stage.optimizer, num_steps, skeleton)
         shardings = state_shardings(skeleton, optimizer, run.mesh)
@@ -170,3 +174,17 @@ def make_loader(sources: Sequence[SizedSource], recipe: Recipe, stage: Stage) ->
     config = PlanConfig(data.rows_per_step, data.row_tokens, data.row_supervised, data.window, recipe.seed)
     plan = BatchPlan(tasks, config, data.cache_path() / "plans")
     return Loader(plan, sources, jax.process_index(), jax.process_count())
+
+
+def steps_of_stage(stage: Stage, plan: BatchPlan) -> int:
+    """The number of steps of a stage, which the batch plan tells where it is given in epochs or examples.
+
+    An epoch of a mixture is as many examples as its tasks have together. Tasks are drawn at their rates, so one whose
+    rate is above the others' comes more than once in it, and another not whole.
+    """
+    if stage.steps is not None:
+        return stage.steps
+    if stage.epochs is None:
+        assert stage.examples is not None, stage
+        return plan.steps_until(stage.examples)
+    return plan.steps_until(math.ceil(stage.epochs * sum(len(task.lengths) for task in plan.tasks)))

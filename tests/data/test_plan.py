@@ -98,6 +98,24 @@ def test_rows_keep_their_limits_and_do_not_depend_on_the_way(
             assert lengths[:, 1].sum() <= shape.supervised
 
 
+@settings(max_examples=60)
+@given(mixtures_and_configs(), st.integers(1, 400))
+def test_steps_until_is_the_first_number_that_is_enough(
+    mixture_and_config: tuple[list[TaskSize], PlanConfig], num_examples: int
+) -> None:
+    plan = BatchPlan(*mixture_and_config)
+    steps = plan.steps_until(num_examples)
+    assert steps == BatchPlan(*mixture_and_config).steps_until(num_examples)  # nothing was known of its windows
+    assert plan.examples_until(steps) >= num_examples
+    assert steps == 1 or plan.examples_until(steps - 1) < num_examples
+
+
+def test_steps_until_by_hand() -> None:
+    """Eight examples a row and two rows a step, 64 examples a window: 4 steps of 16 examples."""
+    plan = BatchPlan([TaskSize("a", np.full((80, 2), 2), 1.0)], PlanConfig(2, 16, 16, window=64))
+    assert [plan.steps_until(number) for number in (1, 16, 17, 64, 65, 160)] == [1, 1, 2, 4, 5, 10]
+
+
 def steady_tasks(num_tasks: int, size: int) -> list[TaskSize]:
     """Lengths by arithmetic, which no random generator can change."""
     tasks = []

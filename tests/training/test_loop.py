@@ -21,7 +21,7 @@ from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.lora import LoraConfig
 from seqgpt_jax.recipe import CheckpointSettings, DataSettings, MeshSettings, Recipe, Stage
 from seqgpt_jax.training import loop, steps
-from seqgpt_jax.training.checkpoints import StageCheckpoints, checkpoint_folder, load_run
+from seqgpt_jax.training.checkpoints import StageCheckpoints, checkpoint_folder, load_run, saved_stages
 from seqgpt_jax.training.finished import Finished
 from seqgpt_jax.training.journal import Journal, read_rows, summarise_stage
 from seqgpt_jax.training.loop import TrainResult, train
@@ -70,6 +70,23 @@ def test_rates_of_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     stage = Stage("one", "synthetic", 7, rate_cap=36, temperature=2.0, weights={"b": 3.0})
     loop.make_loader(sources, toy_recipe(tmp_path), stage)
     assert given == {"a": 6.0, "b_entities": 12.0, "b_relation": 6.0}
+
+
+def test_a_length_in_epochs_or_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """90 examples, of which eight rows of 40 tokens hold about two each."""
+    lengths = {"steps": 2, "examples": 40, "epochs": 1.5}
+    stages = tuple(Stage(name, "synthetic", **{name: value}) for name, value in lengths.items())  # type: ignore[arg-type]
+    recipe = toy_recipe(tmp_path, stages=stages, checkpoint=CheckpointSettings(every=100))
+    plan = loop.make_loader([ToySource("a", 60, seed=1), ToySource("b", 30, seed=2)], recipe, stages[0]).plan
+    steps_of = {stage.name: loop.steps_of_stage(stage, plan) for stage in stages}
+    assert steps_of == {"steps": 2, "examples": plan.steps_until(40), "epochs": plan.steps_until(135)}
+    assert 1 < steps_of["examples"] < steps_of["epochs"] < 15
+    result = train(recipe, tmp_path / "run")
+    assert "stage epochs: 1.5 epochs are " in capsys.readouterr().err
+    assert {stage.name: stage.steps for stage in result.stages} == steps_of
+    assert {info.name: info.steps for info in saved_stages(tmp_path / "run")} == steps_of
+    rows = read_rows(tmp_path / "run", "epochs")  # all of them warm-up, which ends with the stage
+    assert rows[-1]["learning_rate"] == pytest.approx(0.02)
 
 
 def rows_without_time(run_dir: Path) -> list[dict[str, Any]]:
