@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -141,6 +142,20 @@ class CheckpointSettings(Checked):
 
 
 @dataclass(frozen=True)
+class EvaluationSettings(Checked):
+    """[evaluation] A mixture that a model is judged on, at the end of a run or during a stage."""
+
+    section = "evaluation"
+    name: str  # its section of the report
+    mixture: str
+    split: str = "test"
+    limit: int | None = None  # records a dataset, the same ones for every model; None: all
+
+    def check(self) -> None:
+        self.at_least(1, "limit")
+
+
+@dataclass(frozen=True)
 class Stage(Checked):
     """[stage] One stage of training. Its length is one of steps, epochs and examples; they are all counted from the
     stage's own beginning."""
@@ -160,14 +175,27 @@ class Stage(Checked):
     protocol: Literal["zero_shot", "few_shot"] = "zero_shot"  # few_shot: held-out datasets may be trained on
     epochs: float | None = None  # of the mixture: one is as many examples as its tasks have together
     examples: int | None = None  # drawn from the mixture
+    evaluations: tuple[EvaluationSettings, ...] = ()  # what the model is judged on during the stage and at its end
+    evaluate_every: float | None = None  # steps, or below 1 a share of the stage; None: at the end of the stage alone
+    patience: int | None = None  # evaluations without a better score after which the stage ends, with its best weights
 
     def check(self) -> None:
         if len(self.length) != 1:
             given = " and ".join(f"stage.{unit}" for unit in self.length) or "no length"
             raise UserError(f"stage '{self.name}' has {given} (set one of stage.steps, stage.epochs, stage.examples)")
         self.at_least(1, "steps", "examples", "limit", "passes", "rate_cap", "num_microbatches", "temperature")
-        if self.epochs is not None and not self.epochs > 0:
-            raise UserError(f"stage.epochs is {self.epochs} (it must be above 0)")
+        self.at_least(1, "patience")
+        for name in ("epochs", "evaluate_every"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"stage.{name} is {value} (it must be above 0)")
+        if self.evaluate_every is not None and not self.evaluations:
+            raise UserError(
+                "stage.evaluate_every has nothing to evaluate (set stage.evaluations = [@dev/evaluation()])"
+            )
+        if self.patience is not None and self.evaluate_every is None:
+            raise UserError("stage.patience counts evaluations, of which there is one (set stage.evaluate_every)")
+        _check_names("stage.evaluations", self.evaluations)
         for name, weight in self.weights.items():
             if not weight > 0:
                 raise UserError(f"stage.weights['{name}'] is {weight} (it must be above 0)")
@@ -179,20 +207,6 @@ class Stage(Checked):
         """How long the stage is, as asked: {"epochs": 2.0}."""
         given = {"steps": self.steps, "epochs": self.epochs, "examples": self.examples}
         return {unit: number for unit, number in given.items() if number is not None}
-
-
-@dataclass(frozen=True)
-class EvaluationSettings(Checked):
-    """[evaluation] A mixture that the trained model is judged on."""
-
-    section = "evaluation"
-    name: str  # its section of the report
-    mixture: str
-    split: str = "test"
-    limit: int | None = None  # records a dataset, the same ones for every model; None: all
-
-    def check(self) -> None:
-        self.at_least(1, "limit")
 
 
 @dataclass(frozen=True)
@@ -214,8 +228,12 @@ class Recipe(Checked):
     def check(self) -> None:
         if not self.stages:
             raise UserError("recipe.stages is empty (give at least one stage)")
-        for what, items in (("stages", self.stages), ("evaluations", self.evaluations)):
-            names = [item.name for item in items]
-            for name in names:
-                if names.count(name) > 1:
-                    raise UserError(f"recipe.{what} has two named '{name}' (give each a name of its own)")
+        _check_names("recipe.stages", self.stages)
+        _check_names("recipe.evaluations", self.evaluations)
+
+
+def _check_names(field: str, items: Sequence[Stage | EvaluationSettings]) -> None:
+    names = [item.name for item in items]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{field} has two named '{name}' (give each a name of its own)")
