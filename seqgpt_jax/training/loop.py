@@ -17,8 +17,9 @@ from jax.sharding import Mesh
 
 from seqgpt_jax.data.cache import ensure_cache
 from seqgpt_jax.data.loader import ExampleSource, Loader
-from seqgpt_jax.data.plan import BatchPlan, PlanConfig, TaskSize
+from seqgpt_jax.data.plan import BatchPlan, TaskSize
 from seqgpt_jax.data.rates import mixing_rates
+from seqgpt_jax.data.text_cache import ensure_text_cache
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.recipe import EvaluationSettings, Recipe, Stage
 from seqgpt_jax.training.checkpoints import StageCheckpoints, StageInfo, checkpoint_folder
@@ -90,15 +91,16 @@ def train(
 
 
 def _make_mesh(recipe: Recipe) -> Mesh:
-    settings, num_rows = recipe.mesh, [shape.num_rows for shape in recipe.data.row_shapes]
+    settings = recipe.mesh
+    shapes = [(stage, shape) for stage in recipe.stages for shape in recipe.plan_config(stage).shapes]
     devices = None
     if settings.data == -1:
         parts = math.lcm(*(stage.num_microbatches for stage in recipe.stages))
-        devices = devices_for_rows(math.gcd(*num_rows), settings.fsdp, settings.tensor, parts)
+        num_rows = math.gcd(*(shape.num_rows for _, shape in shapes))
+        devices = devices_for_rows(num_rows, settings.fsdp, settings.tensor, parts)
     mesh = make_mesh(settings.data, settings.fsdp, settings.tensor, devices)
-    for stage in recipe.stages:
-        for each in num_rows:
-            check_rows(each, mesh, stage.num_microbatches)
+    for stage, shape in shapes:
+        check_rows(shape.num_rows, mesh, stage.num_microbatches)
     return mesh
 
 
@@ -128,8 +130,9 @@ def _train_stage(run: _Run, index: int) -> Params | None:
     if ended is not None and ended.is_end_of(stage.length):
         return None
     spec = cache_spec(run.recipe, stage, run.run_dir / "tokenizer")
-    sources = ensure_cache(spec, run.recipe.data.cache_path(), progress=run.show_progress)
-    write_stage_data(run.run_dir, stage.name, count_stage_data(spec, sources))
+    ensure = ensure_text_cache if stage.objective == "language_modelling" else ensure_cache
+    sources = ensure(spec, run.recipe.data.cache_path(), progress=run.show_progress)
+    write_stage_data(run.run_dir, stage.name, count_stage_data(spec, sources, stage.objective))
     loader = make_loader(sources, run.recipe, stage)
     num_steps = steps_of_stage(stage, loader.plan)
     if stage.steps is None and run.show_progress:
@@ -161,12 +164,10 @@ def _train_stage(run: _Run, index: int) -> Params | None:
 
 def make_loader(sources: Sequence[SizedSource], recipe: Recipe, stage: Stage) -> Loader:
     """The batches of a stage on this host; the rates are those of data/rates.py, by the number of examples."""
-    data = recipe.data
     sizes = {source.name: len(source) for source in sources}
     rates = mixing_rates(sizes, stage.rate_cap, stage.temperature, stage.weights)
     tasks = [TaskSize(source.name, source.lengths, rates[source.name]) for source in sources]
-    config = PlanConfig(data.rows_per_step, data.row_tokens, data.row_supervised, data.window, recipe.seed)
-    plan = BatchPlan(tasks, config, data.cache_path() / "plans")
+    plan = BatchPlan(tasks, recipe.plan_config(stage), recipe.data.cache_path() / "plans")
     return Loader(plan, sources, jax.process_index(), jax.process_count())
 
 
