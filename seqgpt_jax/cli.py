@@ -16,14 +16,12 @@ from typing import Any
 
 import absl.logging
 
-from seqgpt_jax.cli_arguments import EXIT_USER_ERROR, add_command, byte_size, count, positive, share
+from seqgpt_jax.cli_arguments import add_command, byte_size, count, positive, share
 from seqgpt_jax.cli_data import add_data_command
-from seqgpt_jax.errors import UserError
+from seqgpt_jax.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from seqgpt_jax.host_memory import keep_freed_memory
 from seqgpt_jax.records import LANGUAGES, TASKS
 from seqgpt_jax.whole import write_json
-
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: run again to go on
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_recipe(train)
     _add_bindings(train)
     train.add_argument("--run_dir", type=Path, metavar="DIR", help="where all results go (default: runs/<recipe name>)")
+    _add_processes(train)
 
     finetune = add_command(
         commands, "finetune", _finetune, "train a model on data of your own, and score it before and after",
@@ -171,6 +170,13 @@ def _add_bindings(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("several hosts", "SLURM, GKE, TPU pods and mpirun are recognised without these")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="the host of process 0, and a free port there")
+    group.add_argument("--num_processes", type=int, metavar="N", help="processes in all")
+    group.add_argument("--process_id", type=int, metavar="I", help="which one this is, from 0 to N-1")
+
+
 def _add_finetune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
@@ -216,11 +222,15 @@ def _add_out(parser: argparse.ArgumentParser, dtype: str | None) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from seqgpt_jax.configuration import load_recipe
-    from seqgpt_jax.pipeline import run_recipe
+    from seqgpt_jax.training.hosts import joined
+    from seqgpt_jax.training.launchers import processes_of_flags
 
-    recipe = load_recipe(options.recipe, options.gin)
-    run_recipe(recipe, options.run_dir or Path("runs") / Path(options.recipe).stem)
+    with joined(processes_of_flags(options.coordinator, options.num_processes, options.process_id)):
+        from seqgpt_jax.configuration import load_recipe
+        from seqgpt_jax.pipeline import run_recipe
+
+        recipe = load_recipe(options.recipe, options.gin)
+        run_recipe(recipe, options.run_dir or Path("runs") / Path(options.recipe).stem)
 
 
 def _finetune(options: argparse.Namespace) -> None:

@@ -1,4 +1,7 @@
-"""What a run tells while it trains: its rows, which go to every sink (sinks.py), and the progress bar."""
+"""What a run tells while it trains: its rows, which go to every sink (sinks.py), and the progress bar.
+
+Of several processes, process 0 alone has sinks.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from seqgpt_jax.training.hosts import is_main
 from seqgpt_jax.training.sinks import JsonLines, Row, Sink, TensorBoard, read_rows
 from seqgpt_jax.training.step import StepMetrics
 
@@ -44,7 +48,7 @@ class Journal:
 
     def __init__(self, run_dir: Path, stage: str, start: int, num_steps: int, *, show_progress: bool = True) -> None:
         self._stage, self._losses = stage, deque[float](maxlen=_SMOOTHED)
-        self._sinks: list[Sink] = [JsonLines(run_dir, stage, start), TensorBoard(run_dir, start)]
+        self._sinks: list[Sink] = [JsonLines(run_dir, stage, start), TensorBoard(run_dir, start)] if is_main() else []
         self._bar = tqdm(
             total=num_steps,
             initial=start,

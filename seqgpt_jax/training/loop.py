@@ -5,6 +5,7 @@ A stage, as things happen: token caches, batch plan, loader (here); weights (wei
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,9 +25,10 @@ from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.recipe import EvaluationSettings, Recipe, Stage
 from seqgpt_jax.training.checkpoints import StageCheckpoints, StageInfo, checkpoint_folder
 from seqgpt_jax.training.finished import Finished, read_finished
+from seqgpt_jax.training.hosts import check_shared, first_alone, first_to_see, from_main, is_main, main_alone
 from seqgpt_jax.training.journal import Journal, StageResult, summarise_stage
 from seqgpt_jax.training.optimizers import make_optimizer
-from seqgpt_jax.training.partitioning import Params, check_rows, devices_for_rows, make_mesh
+from seqgpt_jax.training.partitioning import Params, check_rows, devices_for_rows, make_mesh, row_share
 from seqgpt_jax.training.run_directory import claim_run_dir
 from seqgpt_jax.training.signals import SignalWatch
 from seqgpt_jax.training.stage_data import count_stage_data, write_stage_data
@@ -74,17 +76,18 @@ def train(
     assert evaluator is not None or not any(stage.evaluations for stage in recipe.stages)
     run_dir = Path(run_dir)
     mesh = _make_mesh(recipe)
-    claim_run_dir(run_dir, config_text, allow_changed_config)
+    check_shared(run_dir)
+    main_alone("run directory", lambda: claim_run_dir(run_dir, config_text, allow_changed_config))
     with SignalWatch() as watch:
-        start = prepare_start(recipe, run_dir)
+        start = first_alone("tokenizer", is_main(), lambda: prepare_start(recipe, run_dir))
         skeleton = skeleton_of(start, recipe.seed)
         weights = WeightSource(recipe, run_dir, mesh, start, skeleton)
-        run = _Run(recipe, run_dir, mesh, weights, evaluator, config_text, watch, show_progress)
+        run = _Run(recipe, run_dir, mesh, weights, evaluator, config_text, watch, show_progress and is_main())
         results: list[StageResult] = []
         params: Params | None = None
         for index, stage in enumerate(recipe.stages):
             params = _train_stage(run, index)
-            results.append(summarise_stage(run_dir, stage.name, stage.protocol))
+            results.append(_summary(run_dir, stage))
         if params is None:
             params = weights.restored_params(recipe.stages[-1].name)
     return TrainResult(tuple(results), skeleton.merge(params), start.vocabulary, run_dir)
@@ -129,11 +132,7 @@ def _train_stage(run: _Run, index: int) -> Params | None:
     ended = read_finished(checkpoint_folder(run.run_dir, stage.name))
     if ended is not None and ended.is_end_of(stage.length):
         return None
-    spec = cache_spec(run.recipe, stage, run.run_dir / "tokenizer")
-    ensure = ensure_text_cache if stage.objective == "language_modelling" else ensure_cache
-    sources = ensure(spec, run.recipe.data.cache_path(), progress=run.show_progress)
-    write_stage_data(run.run_dir, stage.name, count_stage_data(spec, sources, stage.objective))
-    loader = make_loader(sources, run.recipe, stage)
+    loader = make_loader(_sources(run, stage), run.recipe, stage, row_share(run.mesh))
     num_steps = steps_of_stage(stage, loader.plan)
     if stage.steps is None and run.show_progress:
         length = f"{stage.examples:,} examples" if stage.epochs is None else f"{stage.epochs:g} epochs"
@@ -162,13 +161,38 @@ def _train_stage(run: _Run, index: int) -> Params | None:
     return state.params if best in (None, last) else None
 
 
-def make_loader(sources: Sequence[SizedSource], recipe: Recipe, stage: Stage) -> Loader:
-    """The batches of a stage on this host; the rates are those of data/rates.py, by the number of examples."""
+def _sources(run: _Run, stage: Stage) -> Sequence[SizedSource]:
+    """The token caches of a stage; what is missing is built by one process for all that see the same cache folder."""
+    spec, cache_dir = cache_spec(run.recipe, stage, run.run_dir / "tokenizer"), run.recipe.data.cache_path()
+    ensure = ensure_text_cache if stage.objective == "language_modelling" else ensure_cache
+    sources: Sequence[SizedSource] = first_alone(
+        "token cache",
+        first_to_see(cache_dir) == jax.process_index(),
+        lambda: ensure(spec, cache_dir, progress=run.show_progress),
+    )
+    if is_main():
+        write_stage_data(run.run_dir, stage.name, count_stage_data(spec, sources, stage.objective))
+    return sources
+
+
+def _summary(run_dir: Path, stage: Stage) -> StageResult:
+    """What process 0, which wrote the rows, makes of them."""
+    fields = from_main(lambda: dataclasses.asdict(summarise_stage(run_dir, stage.name, stage.protocol)))
+    return StageResult(**fields)
+
+
+def make_loader(
+    sources: Sequence[SizedSource], recipe: Recipe, stage: Stage, share: tuple[int, int] = (0, 1)
+) -> Loader:
+    """The batches of a stage; the rates are those of data/rates.py, by the number of examples.
+
+    share: which part of every step's rows this process makes, of how many.
+    """
     sizes = {source.name: len(source) for source in sources}
     rates = mixing_rates(sizes, stage.rate_cap, stage.temperature, stage.weights)
     tasks = [TaskSize(source.name, source.lengths, rates[source.name]) for source in sources]
     plan = BatchPlan(tasks, recipe.plan_config(stage), recipe.data.cache_path() / "plans")
-    return Loader(plan, sources, jax.process_index(), jax.process_count())
+    return Loader(plan, sources, *share)
 
 
 def steps_of_stage(stage: Stage, plan: BatchPlan) -> int:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from seqgpt_jax.data.loader import Batch, Loader
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.training.checkpoints import StageCheckpoints
+from seqgpt_jax.training.hosts import StopVote, barrier
 from seqgpt_jax.training.journal import Journal
 from seqgpt_jax.training.partitioning import batch_sharding
 from seqgpt_jax.training.signals import Interrupted, SignalWatch
@@ -48,6 +49,8 @@ def run_steps(
     batches = loader.batches(done, num_steps)
     batch, waited = _timed_next(batches, mesh)
     compiled = {shape.tokens: step.lower(state, abstract_batch(shape, mesh)).compile() for shape in loader.shapes()}
+    votes = StopVote(mesh)
+    barrier("compiled")  # the first collective gives up on a process that comes much later
     pending: StepMetrics | None = None
     num_bad, last_read, waited = 0, time.perf_counter(), 0.0
 
@@ -75,11 +78,14 @@ def run_steps(
             pending = metrics
             if number < num_steps:
                 batch, waits[number + 1] = _timed_next(batches, mesh)
-            stop, judged = watch.requested, evaluations is not None and evaluations.is_due(number)
+            judged = evaluations is not None and evaluations.is_due(number)
+            stop = votes.signal_after(watch.requested, wait=judged)
             if stop or judged or number == num_steps or number % save_every == 0:
                 settle(number)
                 journal.flush()
-                checkpoints.save(number, state, evaluations.best_step() if evaluations is not None else None)
+                if evaluations is not None:
+                    checkpoints.protect(evaluations.best_step())
+                checkpoints.save(number, state)
             if stop and number < num_steps:
                 checkpoints.wait()
                 raise Interrupted(f"stopped by {stop} after step {number} of {num_steps}, saved (run again to go on)")
