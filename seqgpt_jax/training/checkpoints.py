@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
+from orbax.checkpoint.options import MultiprocessingOptions
 
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.architectures import config_from_dict, config_to_dict, make_model
 from seqgpt_jax.models.decoder import Decoder, DecoderConfig
 from seqgpt_jax.training.finished import Finished, read_finished, remove_finished, write_finished
-from seqgpt_jax.training.partitioning import Params, make_skeleton
+from seqgpt_jax.training.partitioning import Params, make_skeleton, place
 from seqgpt_jax.training.step import TrainState
 from seqgpt_jax.vocabulary import Vocabulary
 from seqgpt_jax.whole import write_text
@@ -112,7 +113,7 @@ class StageCheckpoints:
             params=ocp.args.StandardRestore(abstract.params), opt_state=ocp.args.StandardRestore(abstract.opt_state)
         )
         restored = self._manager.restore(step, args=items)
-        steps_done = jax.device_put(jnp.asarray(step, jnp.int32), abstract.step.sharding)
+        steps_done = place(np.asarray(step, np.int32), abstract.step.sharding)
         return TrainState(steps_done, restored["params"], restored["opt_state"])
 
     def wait(self) -> None:
@@ -131,13 +132,16 @@ class StageCheckpoints:
             write_finished(self._folder, finished)
 
 
-def restore_params(folder: Path, abstract: Params, step: int | None = None) -> Params:
+def restore_params(folder: Path, abstract: Params, step: int | None = None, alone: bool = False) -> Params:
     """The parameters alone of a stage's checkpoint folder, placed as `abstract` says.
 
-    step: default what finished.json names, else the newest.
+    step: default what finished.json names, else the newest. alone: of several processes this one reads, and the others
+    do something else.
     """
     step = result_step(folder) if step is None else step
-    with ocp.StandardCheckpointer() as checkpointer:
+    own = jax.process_index()
+    readers = MultiprocessingOptions(own, {own}, f"process-{own}") if alone else MultiprocessingOptions()
+    with ocp.StandardCheckpointer(multiprocessing_options=readers) as checkpointer:
         return checkpointer.restore(folder.absolute() / str(step) / "params", abstract)
 
 
@@ -179,12 +183,12 @@ def newest_stage(run_dir: Path) -> StageInfo:
 def load_run(run_dir: Path) -> tuple[Decoder, Vocabulary]:
     """The model and tokenizer of a run, from the result of its last stage. Parameters lie on one device.
 
-    Raises UserError where there is no checkpoint.
+    Of several processes, one can read a run without the others. Raises UserError where there is no checkpoint.
     """
     stage = newest_stage(run_dir)
     config = stage.model
     skeleton = make_skeleton(lambda: make_model(config, rngs=nnx.Rngs(0)))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), skeleton.shapes)
-    params = restore_params(checkpoint_folder(run_dir, stage.name), abstract)
+    params = restore_params(checkpoint_folder(run_dir, stage.name), abstract, alone=jax.process_count() > 1)
     return skeleton.merge(params), Vocabulary.from_pretrained(run_dir / "tokenizer")

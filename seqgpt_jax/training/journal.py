@@ -1,4 +1,7 @@
-"""What a run tells while it trains: its rows, which go to every sink (sinks.py), and the progress bar."""
+"""What a run tells while it trains: its rows, which go to every sink (sinks.py), and the progress bar.
+
+Of several processes, process 0 alone has sinks.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from seqgpt_jax.training.bar import SMOOTHED, ProgressBar, StepFigures
+from seqgpt_jax.training.hosts import is_main
 from seqgpt_jax.training.mfu import Mfu
 from seqgpt_jax.training.sinks import JsonLines, Row, Sink, TensorBoard, read_rows
 from seqgpt_jax.training.step import StepMetrics
@@ -52,7 +56,7 @@ class Journal:
     ) -> None:
         """sinks: others than the files of the run directory; they are not closed."""
         self._stage, self._mfu = stage, mfu
-        self._own: list[Sink] = [JsonLines(run_dir, stage, start), TensorBoard(run_dir, start)]
+        self._own: list[Sink] = [JsonLines(run_dir, stage, start), TensorBoard(run_dir, start)] if is_main() else []
         self._sinks = [*self._own, *sinks]
         self._bar = ProgressBar(stage, start, num_steps, show=show_progress)
 

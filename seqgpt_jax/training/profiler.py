@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.training.hosts import is_main
 
 PROFILE_FOLDER = "profile"
 
@@ -65,7 +66,7 @@ class Profiler:
 
     def before(self, step: int, state: Any) -> None:
         """Called before a step is dispatched; the recording begins when the steps before it are done."""
-        if self._window is not None and step == self._window.start:
+        if self._window is not None and step == self._window.start and is_main():
             jax.block_until_ready(state)
             jax.profiler.start_trace(str(self._folder))
             self._running = True

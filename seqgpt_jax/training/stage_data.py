@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from seqgpt_jax.data.cache import CacheSpec
-from seqgpt_jax.data.datasets import atomic_tasks
 from seqgpt_jax.data.plan import BatchPlan
+from seqgpt_jax.data.texts import Objective, dataset_tasks
+from seqgpt_jax.tables import text_table
 from seqgpt_jax.whole import write_text
 
 _SUMMED = ("examples", "tokens", "supervised", "cut", "dropped", "surplus")
@@ -70,14 +71,18 @@ class StageData:
 
 
 def count_stage_data(
-    spec: CacheSpec, sources: Iterable[CountedSource], plan: BatchPlan | None = None, step: int = 0
+    spec: CacheSpec,
+    sources: Iterable[CountedSource],
+    objective: Objective = "answers",
+    plan: BatchPlan | None = None,
+    step: int = 0,
 ) -> StageData:
     """Adds up by dataset what the caches of a spec have counted, and what its plan gives to the first `step` steps."""
     stats = {source.name: source.stats for source in sources}
     draws = {} if plan is None else _count_draws(plan, step)
     datasets = []
     for dataset in spec.datasets():
-        tasks = [task for task in atomic_tasks(dataset) if task in stats]  # a task without examples has no cache
+        tasks = [task for task in dataset_tasks(dataset, objective) if task in stats]  # without examples: no cache
         own, drawn = [stats[task] for task in tasks], [draws[task] for task in tasks if task in draws]
         sums = {name: sum(each.get(name, 0) for each in own) for name in _SUMMED}
         leaked = max((each.get("leaked", 0) for each in own), default=0) // spec.passes  # each task read every record
@@ -118,6 +123,11 @@ def mixture_rows(data: StageData, most: int = 20) -> list[list[str]]:
     if rest:
         rows.append(_mixture_row(f"{len(rest)} others", "", rest))
     return [*rows, _mixture_row("all", "", by_rate)]
+
+
+def mixture_table(data: StageData) -> list[str]:
+    """The same for a terminal."""
+    return text_table(mixture_rows(data), num_left=2)
 
 
 def _mixture_row(name: str, task: str, datasets: Sequence[DatasetCounts]) -> list[str]:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.recipe import EvaluationSettings, Stage
+from seqgpt_jax.training.hosts import from_main
 from seqgpt_jax.training.journal import Journal
 from seqgpt_jax.training.partitioning import Params
 from seqgpt_jax.training.sinks import EVALUATIONS_FILE, read_rows
@@ -52,6 +53,8 @@ class StageEvaluations:
     def is_due(self, step: int) -> bool:
         """Whether the model is judged after this many steps."""
         every = self._stage.evaluate_every
+        if every is not None:
+            every = math.ceil(every * self._num_steps) if every < 1 else round(every)
         at_multiple = every is not None and step > 0 and step % every == 0
         return bool(self._stage.evaluations) and (at_multiple or step == self._num_steps)
 
@@ -89,4 +92,4 @@ class StageEvaluations:
         return {step: statistics.fmean(scores.values()) for step, scores in by_step.items() if set(scores) == names}
 
     def _rows(self) -> list[dict[str, Any]]:
-        return read_rows(self._run_dir, self._stage.name, EVALUATIONS_FILE)
+        return from_main(lambda: read_rows(self._run_dir, self._stage.name, EVALUATIONS_FILE))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 
@@ -30,6 +31,7 @@ from seqgpt_jax.training.partitioning import (
     like_params,
     param_shardings,
     params_of,
+    place,
     replicated,
 )
 
@@ -101,9 +103,9 @@ def init_params(
 
 def init_state(skeleton: ModelSkeleton, params: Params, optimizer: Optimizer, shardings: TrainState) -> TrainState:
     """Step 0 with these parameters, which it takes over (they may be NumPy arrays or lie elsewhere)."""
-    params = jax.device_put(params, shardings.params)
+    params = place(params, shardings.params)
     opt_state = jax.jit(optimizer.transform.init, out_shardings=shardings.opt_state)(skeleton.trained(params))
-    return TrainState(jax.device_put(jnp.zeros((), jnp.int32), shardings.step), params, opt_state)
+    return TrainState(place(np.zeros((), np.int32), shardings.step), params, opt_state)
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]

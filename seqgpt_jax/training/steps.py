@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from seqgpt_jax.data.loader import Batch, Loader
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.training.checkpoints import StageCheckpoints
+from seqgpt_jax.training.hosts import StopVote, barrier
 from seqgpt_jax.training.journal import Journal
 from seqgpt_jax.training.partitioning import batch_sharding
 from seqgpt_jax.training.profiler import Profiler
@@ -54,6 +55,8 @@ def run_steps(
     """
     batches = loader.batches(done, num_steps)
     batch, _ = _timed_next(batches, mesh)
+    votes = StopVote(mesh)
+    barrier("compiled")  # the first collective gives up on a process that comes much later
     pending: StepMetrics | None = None
     num_bad, last_read = 0, time.perf_counter()
 
@@ -84,7 +87,8 @@ def run_steps(
             if number < num_steps:
                 batch, waits[number + 1] = _timed_next(batches, mesh)
                 shapes[number + 1] = batch.tokens_BT.shape
-            stop, judged = watch.requested, evaluations.is_due(number)
+            judged = evaluations.is_due(number)
+            stop = votes.signal_after(watch.requested, wait=judged)
             if stop or judged or number == num_steps or number % save_every == 0:
                 settle(number)
                 journal.flush()

@@ -16,7 +16,8 @@ from jax.sharding import Mesh
 from seqgpt_jax.models.architectures import make_model
 from seqgpt_jax.models.decoder import Decoder, DecoderConfig
 from seqgpt_jax.recipe import Recipe
-from seqgpt_jax.training.checkpoints import StageCheckpoints, checkpoint_folder, restore_params
+from seqgpt_jax.training.checkpoints import StageCheckpoints, checkpoint_folder, restore_params, result_step
+from seqgpt_jax.training.hosts import from_main
 from seqgpt_jax.training.optimizers import Optimizer
 from seqgpt_jax.training.partitioning import ModelSkeleton, Params, make_skeleton, param_shardings
 from seqgpt_jax.training.start import StartingPoint
@@ -37,7 +38,7 @@ class WeightSource:
         self, index: int, checkpoints: StageCheckpoints, optimizer: Optimizer, shardings: TrainState
     ) -> tuple[TrainState, int]:
         """The state that a stage goes on from, and the steps done."""
-        done = checkpoints.latest_step()
+        done = from_main(checkpoints.latest_step)
         if done is not None:
             return checkpoints.restore(done, abstract_state(self.skeleton, optimizer, shardings)), done
         if index > 0:
@@ -55,7 +56,8 @@ class WeightSource:
             self.skeleton.shapes,
             shardings,
         )
-        return restore_params(checkpoint_folder(self.run_dir, stage), abstract)
+        folder = checkpoint_folder(self.run_dir, stage)
+        return restore_params(folder, abstract, from_main(lambda: result_step(folder)))
 
 
 def skeleton_of(start: StartingPoint, seed: int) -> ModelSkeleton:
