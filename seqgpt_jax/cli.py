@@ -59,6 +59,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_recipe(train)
     _add_bindings(train)
     train.add_argument("--run_dir", type=Path, metavar="DIR", help="where all results go (default: runs/<recipe name>)")
+    train.add_argument(
+        "--profile",
+        metavar="START:STOP",
+        help="record these steps of the first stage that is trained, into DIR/profile",
+    )
+    train.add_argument("--wandb", metavar="PROJECT", help="send the metrics to this project of Weights & Biases too")
     _add_processes(train)
 
     finetune = add_command(
@@ -228,9 +234,15 @@ def _train(options: argparse.Namespace) -> None:
     with joined(processes_of_flags(options.coordinator, options.num_processes, options.process_id)):
         from seqgpt_jax.configuration import load_recipe
         from seqgpt_jax.pipeline import run_recipe
+        from seqgpt_jax.training.profiler import ProfileWindow
 
         recipe = load_recipe(options.recipe, options.gin)
-        run_recipe(recipe, options.run_dir or Path("runs") / Path(options.recipe).stem)
+        run_recipe(
+            recipe,
+            options.run_dir or Path("runs") / Path(options.recipe).stem,
+            profile=ProfileWindow.parse(options.profile) if options.profile else None,
+            wandb_project=options.wandb,
+        )
 
 
 def _finetune(options: argparse.Namespace) -> None:

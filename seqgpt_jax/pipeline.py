@@ -21,6 +21,7 @@ from seqgpt_jax.report import few_shot_note, section_to_text, write_report
 from seqgpt_jax.training.checkpoints import load_run, newest_stage
 from seqgpt_jax.training.hosts import is_main
 from seqgpt_jax.training.loop import train
+from seqgpt_jax.training.profiler import ProfileWindow
 from seqgpt_jax.training.stage_evaluation import Evaluator
 from seqgpt_jax.training.start import check_stages
 from seqgpt_jax.vocabulary import Vocabulary
@@ -29,7 +30,13 @@ _SHOWN_PER_LANGUAGE = 3
 _SHOWN_CHARACTERS = 240  # of a text or an answer: real ones may be articles
 
 
-def run_recipe(recipe: Recipe, run_dir: Path, before: Mapping[str, Evaluation] | None = None) -> dict[str, Evaluation]:
+def run_recipe(
+    recipe: Recipe,
+    run_dir: Path,
+    before: Mapping[str, Evaluation] | None = None,
+    profile: ProfileWindow | None = None,
+    wandb_project: str | None = None,
+) -> dict[str, Evaluation]:
     """Everything that `seqgpt train` does; results lie in run_dir (docs: README, "What a run leaves").
 
     Returns the recipe's evaluations by name. before: sections of the report that come first. Of several processes all
@@ -39,7 +46,14 @@ def run_recipe(recipe: Recipe, run_dir: Path, before: Mapping[str, Evaluation] |
     """
     check_stages(recipe)
     mixtures = {settings.name: _datasets(settings, recipe) for settings in recipe.evaluations}
-    result = train(recipe, run_dir, evaluator=make_evaluator(recipe), config_text=operative_config_str())
+    result = train(
+        recipe,
+        run_dir,
+        evaluator=make_evaluator(recipe),
+        config_text=operative_config_str(),
+        profile=profile,
+        wandb_project=wandb_project,
+    )
     predictor = SeqGPT(result.model, result.vocabulary, prompt_format=recipe.prompt.format)
     sections: dict[str, Evaluation] = {}
     for settings in recipe.evaluations:

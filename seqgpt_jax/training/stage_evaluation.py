@@ -53,6 +53,8 @@ class StageEvaluations:
     def is_due(self, step: int) -> bool:
         """Whether the model is judged after this many steps."""
         every = self._stage.evaluate_every
+        if every is not None:
+            every = math.ceil(every * self._num_steps) if every < 1 else round(every)
         at_multiple = every is not None and step > 0 and step % every == 0
         return bool(self._stage.evaluations) and (at_multiple or step == self._num_steps)
 

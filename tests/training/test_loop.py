@@ -26,13 +26,15 @@ from seqgpt_jax.training.finished import Finished
 from seqgpt_jax.training.journal import Journal, summarise_stage
 from seqgpt_jax.training.loop import TrainResult, train
 from seqgpt_jax.training.partitioning import params_of
+from seqgpt_jax.training.profiler import Profiler, ProfileWindow
 from seqgpt_jax.training.run_directory import claim_run_dir
 from seqgpt_jax.training.signals import Interrupted, SignalWatch
 from seqgpt_jax.training.sinks import read_rows
+from seqgpt_jax.training.stage_evaluation import StageEvaluations
 from seqgpt_jax.training.start import StartingPoint
 from seqgpt_jax.training.step import StepMetrics
 from seqgpt_jax.vocabulary import train_tokenizer
-from tests.training.toy import CONFIG, TOY_ADAMW, TOY_MUON, ToySource, host_params, packed_batch
+from tests.training.toy import CONFIG, SKELETON, TOY_ADAMW, TOY_MUON, ToySource, host_params, packed_batch
 
 
 class Killed(BaseException):
@@ -100,7 +102,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainResult, 
     with patch.context() as monkeypatch:
         toy_run.__wrapped__(monkeypatch)
         folder = tmp_path_factory.mktemp("undisturbed")
-        result = run(toy_recipe(folder), folder / "run")
+        result = run(toy_recipe(folder), folder / "run", profile=ProfileWindow(3, 4))
     return result, jax.device_get(params_of(result.model))
 
 
@@ -114,7 +116,7 @@ def test_a_run_leaves_what_it_should(undisturbed: tuple[TrainResult, Any]) -> No
         ("two", n) for n in range(1, 7)
     ]
     assert set(rows[0]) == {
-        "stage", "step", "loss", "accuracy", "learning_rate", "grad_norm", "tokens", "targets", "time",
+        "stage", "step", "loss", "accuracy", "learning_rate", "grad_norm", "tokens", "targets", "padding", "time",
     }  # fmt: skip
     assert set(rows[0]["time"]) == {"seconds", "tokens_per_second", "supervised_per_second", "data_seconds"}
     assert (result.run_dir / "config.gin").read_text() == "seed = 1\n"
@@ -126,6 +128,20 @@ def test_a_run_leaves_what_it_should(undisturbed: tuple[TrainResult, Any]) -> No
         steps = {"one": 7, "two": 6}[stage]
         assert finished == {"step": steps, "best_step": None, "length": {"steps": steps}}
     assert list((result.run_dir / "tensorboard").iterdir())
+    traces = list((result.run_dir / "profile").rglob("*.xplane.pb"))
+    assert len(traces) == 1  # of the first stage alone
+    assert traces[0].stat().st_size > 1000
+    info = (result.run_dir / "model_info.txt").read_text().splitlines()
+    assert info[:3] == [
+        "stage two", f"{SKELETON.num_parameters():,} parameters, {SKELETON.num_parameters():,} of them trained",
+        "mesh data=8 fsdp=1 tensor=1: 8 devices of kind cpu",
+    ]  # fmt: skip
+    assert "optimiser: name adamw, learning_rate 0.01" in info[3]
+    assert "temporaries" in info[4]
+    (embedding,) = (line.split("  ") for line in info if line.startswith("embedding "))
+    assert [cell.strip() for cell in embedding if cell] == [
+        "embedding", "64x32", "float32", "(vocab, embed)", "(tensor, fsdp)", "trained", "8,192",
+    ]  # fmt: skip
     # The second stage goes on from the weights of the first, with an optimiser of its own.
     assert rows[7]["loss"] < rows[0]["loss"]
     assert rows[7]["learning_rate"] == pytest.approx(0.5 * TOY_ADAMW.learning_rate)
@@ -281,12 +297,6 @@ def test_rows_that_do_not_fit_the_mesh_are_refused_first(tmp_path: Path) -> None
 class BadStep:
     """A compiled step whose loss is no number."""
 
-    def lower(self, *_: Any) -> BadStep:
-        return self
-
-    def compile(self) -> BadStep:
-        return self
-
     def __call__(self, state: int, batch: Any) -> tuple[int, StepMetrics]:
         return state + 1, StepMetrics(np.nan, 0.0, np.inf, 0.1, 30, 10, finite=False)  # type: ignore[arg-type]
 
@@ -305,8 +315,9 @@ def test_a_loss_that_stays_no_number_ends_the_run(tmp_path: Path) -> None:
         pytest.raises(UserError, match=r"not a number in steps 1 to 10 \(lower optimizer.learning_rate"),
     ):
         steps.run_steps(
-            BadStep(), 0, 0, 50, Loader(),  # type: ignore[arg-type]
-            mesh=mesh, checkpoints=None, save_every=100, journal=journal, watch=SignalWatch(),  # type: ignore[arg-type]
+            {40: BadStep()}, 0, 0, 50, Loader(), mesh=mesh, checkpoints=None, save_every=100,  # type: ignore[arg-type]
+            journal=journal, evaluations=StageEvaluations(tmp_path, toy_recipe(tmp_path).stages[0], 50, journal, None),
+            profiler=Profiler(None, tmp_path), watch=SignalWatch(),  # type: ignore[arg-type]
         )  # fmt: skip
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 10
@@ -334,4 +345,22 @@ def test_a_lora_is_trained_on_weights_that_stay(tmp_path: Path, monkeypatch: pyt
     assert all(np.abs(values).max() > 0 for values in loras.values())  # they begin as zeros
     for name in loras:
         saved["blocks"][name].pop("lora_a")
+    info = (tmp_path / "run" / "model_info.txt").read_text()
+    assert info.count(" trained ") == 2 * len(loras)
+    assert " frozen " in next(line for line in info.splitlines() if line.startswith("embedding "))
     jax.tree.map(np.testing.assert_array_equal, saved, base)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("7", r"--profile 7 is no window of steps \(give START:STOP, such as 10:12\)"),
+        ("9:8", "--profile 9:8 is no window"),
+        ("0:8", "--profile 0:8 is no window"),
+        ("5:9", r"--profile 5:9: stage 'one' trains the steps 6 to 20 now \(choose a window among them\)"),
+        ("20:21", "stage 'one' trains the steps 6 to 20 now"),
+    ],
+)
+def test_a_window_that_cannot_be_recorded_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Profiler(ProfileWindow.parse(text), tmp_path).begin_stage("one", 5, 20)
