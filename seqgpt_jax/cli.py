@@ -61,6 +61,15 @@ def build_parser() -> argparse.ArgumentParser:
     _add_recipe(train)
     _add_bindings(train)
     train.add_argument("--run_dir", type=Path, metavar="DIR", help="where all results go (default: runs/<recipe name>)")
+    train.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="go on with the run that the directory holds (default), or refuse a directory that holds one",
+    )
+    train.add_argument(
+        "--allow_changed_config", action="store_true", help="go on with a run whose config was another one"
+    )
 
     finetune = add_command(
         commands, "finetune", _finetune, "train a model on data of your own, and score it before and after",
@@ -220,7 +229,8 @@ def _train(options: argparse.Namespace) -> None:
     from seqgpt_jax.pipeline import run_recipe
 
     recipe = load_recipe(options.recipe, options.gin)
-    run_recipe(recipe, options.run_dir or Path("runs") / Path(options.recipe).stem)
+    run_dir = options.run_dir or Path("runs") / Path(options.recipe).stem
+    run_recipe(recipe, run_dir, allow_changed_config=options.allow_changed_config, resume=options.resume)
 
 
 def _finetune(options: argparse.Namespace) -> None:

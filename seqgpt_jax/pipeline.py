@@ -25,7 +25,14 @@ _SHOWN_PER_LANGUAGE = 3
 _SHOWN_CHARACTERS = 240  # of a text or an answer: real ones may be articles
 
 
-def run_recipe(recipe: Recipe, run_dir: Path, before: Mapping[str, Evaluation] | None = None) -> dict[str, Evaluation]:
+def run_recipe(
+    recipe: Recipe,
+    run_dir: Path,
+    before: Mapping[str, Evaluation] | None = None,
+    *,
+    allow_changed_config: bool = False,
+    resume: bool = True,
+) -> dict[str, Evaluation]:
     """Everything that `seqgpt train` does; results lie in run_dir (docs: README, "What a run leaves").
 
     Returns the recipe's evaluations by name. before: sections of the report that come first.
@@ -36,7 +43,13 @@ def run_recipe(recipe: Recipe, run_dir: Path, before: Mapping[str, Evaluation] |
     mixtures = {
         settings.name: resolve_mixture(settings.mixture, recipe.data.data_path()) for settings in recipe.evaluations
     }
-    result = train(recipe, run_dir, config_text=operative_config_str())
+    result = train(
+        recipe,
+        run_dir,
+        config_text=operative_config_str(),
+        allow_changed_config=allow_changed_config,
+        resume=resume,
+    )
     predictor = SeqGPT(result.model, result.vocabulary, prompt_format=recipe.prompt.format)
     sections: dict[str, Evaluation] = {}
     for settings in recipe.evaluations:

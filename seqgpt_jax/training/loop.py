@@ -26,6 +26,7 @@ from seqgpt_jax.training.finished import Finished, read_finished
 from seqgpt_jax.training.journal import Journal, StageResult, summarise_stage
 from seqgpt_jax.training.optimizers import make_optimizer
 from seqgpt_jax.training.partitioning import Params, check_rows, devices_for_rows, make_mesh
+from seqgpt_jax.training.recovery import clear_damage
 from seqgpt_jax.training.run_directory import claim_run_dir
 from seqgpt_jax.training.signals import SignalWatch
 from seqgpt_jax.training.stage_data import count_stage_data, write_stage_data
@@ -73,17 +74,19 @@ def train(
     evaluators: Sequence[Evaluator] = (),
     config_text: str = "",
     allow_changed_config: bool = False,
+    resume: bool = True,
     show_progress: bool = True,
 ) -> TrainResult:
     """Trains every stage and returns the result; a run directory that exists is gone on with.
 
     config_text is kept as run_dir/config.gin and beside the checkpoints. Raises UserError where the recipe cannot be
-    run, or the directory holds a run of another config (unless allowed); Interrupted after SIGTERM or SIGINT, with
-    everything saved.
+    run, or the directory holds a run of another config (unless allowed) or, without resume, any run; Interrupted after
+    SIGTERM or SIGINT, with everything saved.
     """
     run_dir = Path(run_dir)
     mesh = _make_mesh(recipe)
-    claim_run_dir(run_dir, config_text, allow_changed_config)
+    claim_run_dir(run_dir, config_text, allow_changed_config, resume)
+    clear_damage(run_dir, [stage.name for stage in recipe.stages])
     with SignalWatch() as watch:
         start = prepare_start(recipe, run_dir)
         skeleton = skeleton_of(start, recipe.seed)
@@ -149,7 +152,7 @@ def _train_stage(run: _Run, index: int) -> Params | None:
     if ended is not None and ended.step >= num_steps:  # it was to be longer once
         return None
     info = StageInfo(stage.name, index, run.weights.start.config, run.recipe.model.pretrained, num_steps)
-    with StageCheckpoints(run.run_dir, info, run.config_text, settings.keep) as checkpoints:
+    with StageCheckpoints(run.run_dir, info, run.config_text, settings.keep, settings.keep_every) as checkpoints:
         checkpoints.reopen()
         optimizer = make_optimizer(stage.optimizer, num_steps, skeleton)
         shardings = state_shardings(skeleton, optimizer, run.mesh)

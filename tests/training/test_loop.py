@@ -260,8 +260,10 @@ def test_a_stage_that_became_longer_trains_on(tmp_path: Path) -> None:
 
 def test_a_run_of_another_config_is_refused(undisturbed: tuple[TrainResult, Any], tmp_path: Path) -> None:
     want, _ = undisturbed
-    with pytest.raises(UserError, match=r"another config: - seed = 1; \+ seed = 2 \(choose another --run_dir"):
+    with pytest.raises(UserError, match=r"another config \(.*--allow_changed_config\)\n-seed = 1\n\+seed = 2$"):
         train(toy_recipe(tmp_path), want.run_dir, config_text="seed = 2\n", show_progress=False)
+    with pytest.raises(UserError, match=r"holds a run already \(choose another --run_dir, .*: --resume\)"):
+        run(toy_recipe(tmp_path), want.run_dir, resume=False)
     # Before there is a checkpoint, nothing is lost by beginning anew.
     (tmp_path / "run" / "tokenizer").mkdir(parents=True)
     (tmp_path / "run" / "config.gin").write_text("seed = 2\n")
