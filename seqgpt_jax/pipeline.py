@@ -11,15 +11,18 @@ from seqgpt_jax.configuration import operative_config_str
 from seqgpt_jax.data.datasets import Dataset, sample_records
 from seqgpt_jax.data.mixtures import resolve_mixture
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.evaluation import Evaluation, evaluate
+from seqgpt_jax.evaluation import Evaluation, datasets_with, evaluate
+from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.occurrences import normalise_text
 from seqgpt_jax.predictor import SeqGPT
-from seqgpt_jax.recipe import Recipe
+from seqgpt_jax.recipe import EvaluationSettings, Recipe
 from seqgpt_jax.records import ClassificationRecord, ExtractionRecord, Record, RelationRecord
 from seqgpt_jax.report import few_shot_note, section_to_text, write_report
 from seqgpt_jax.training.checkpoints import load_run, newest_stage
 from seqgpt_jax.training.loop import train
+from seqgpt_jax.training.stage_evaluation import Evaluator
 from seqgpt_jax.training.start import check_stages
+from seqgpt_jax.vocabulary import Vocabulary
 
 _SHOWN_PER_LANGUAGE = 3
 _SHOWN_CHARACTERS = 240  # of a text or an answer: real ones may be articles
@@ -40,12 +43,11 @@ def run_recipe(
     Raises UserError, before anything is trained, for a stage or an evaluation that cannot be run.
     """
     check_stages(recipe)
-    mixtures = {
-        settings.name: resolve_mixture(settings.mixture, recipe.data.data_path()) for settings in recipe.evaluations
-    }
+    mixtures = {settings.name: _datasets(settings, recipe) for settings in recipe.evaluations}
     result = train(
         recipe,
         run_dir,
+        evaluator=make_evaluator(recipe),
         config_text=operative_config_str(),
         allow_changed_config=allow_changed_config,
         resume=resume,
@@ -69,6 +71,26 @@ def run_recipe(
             print(line)
     print(next_commands(run_dir))
     return sections
+
+
+def make_evaluator(recipe: Recipe) -> Evaluator:
+    """Judges a model during training as `seqgpt eval` would. UserError for a mixture that no stage can be judged on."""
+    mixtures = {settings: _datasets(settings, recipe) for stage in recipe.stages for settings in stage.evaluations}
+
+    def judge(model: Decoder, vocabulary: Vocabulary, settings: EvaluationSettings) -> dict[str, float]:
+        predictor = SeqGPT(model, vocabulary, prompt_format=recipe.prompt.format)
+        return evaluate(predictor, mixtures[settings], settings.split, settings.limit).summary()
+
+    return judge
+
+
+def _datasets(settings: EvaluationSettings, recipe: Recipe) -> list[Dataset]:
+    datasets = resolve_mixture(settings.mixture, recipe.data.data_path())
+    try:
+        datasets_with(datasets, settings.split)
+    except UserError as error:
+        raise UserError(f"evaluation '{settings.name}': {error}") from None
+    return datasets
 
 
 def export_run(run_dir: Path, out_dir: Path, dtype: str = "float32", max_shard_bytes: int = hf.MAX_SHARD_BYTES) -> None:

@@ -56,22 +56,22 @@ def checkpoint_folder(run_dir: Path, stage: str) -> Path:
 
 @dataclass
 class _Retention:
-    """Which checkpoints stay, as Orbax asks it once a new one is complete."""
+    """Orbax's question which checkpoints stay: the newest few, those at multiples, and the best one so far."""
 
     keep: int
     keep_every: int | None
-    protected: int | None = None
+    best_step: int | None = None
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = [checkpoint.step for checkpoint in checkpoints]
         newest, every = set(steps[-self.keep :]), self.keep_every
-        return [step in newest or step == self.protected or (every is not None and step % every == 0) for step in steps]
+        return [step in newest or step == self.best_step or (every is not None and step % every == 0) for step in steps]
 
 
 class StageCheckpoints:
     """The checkpoints of one stage of a run; use it as a context manager, which waits for the last save.
 
-    The newest `keep` stay, that of the protected step, and those at multiples of keep_every.
+    The newest `keep` stay, those at multiples of keep_every, and the best one that save() was told of.
     """
 
     def __init__(
@@ -100,16 +100,16 @@ class StageCheckpoints:
         self._manager.wait_until_finished()
         self._manager.close()
 
-    def protect(self, step: int | None) -> None:
-        """Keeps the checkpoint of this step, the best so far, until another is named. Call it before the next save."""
-        self._retention.protected = step
-
     def latest_step(self) -> int | None:
         """Steps done at the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState) -> None:
-        """Starts to save the state after `step` steps; returns when the state may be changed again."""
+    def save(self, step: int, state: TrainState, best_step: int | None = None) -> None:
+        """Starts to save the state after `step` steps; returns when the state may be changed again.
+
+        best_step: a checkpoint that stays even when it is no longer among the newest.
+        """
+        self._retention.best_step = best_step
         if step in self._manager.all_steps():
             return
         items = ocp.args.Composite(

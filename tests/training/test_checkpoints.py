@@ -61,14 +61,11 @@ def test_what_is_kept(tmp_path: Path) -> None:
     folder = checkpoint_folder(tmp_path, "first")
     with StageCheckpoints(tmp_path, INFO, keep=1, keep_every=4) as checkpoints:
         for step in range(1, 7):
-            checkpoints.save(step, tiny)
-            if step == 2:
-                checkpoints.protect(2)
+            checkpoints.save(step, tiny, best_step=2)
         checkpoints.wait()
         assert saved_steps(folder) == [2, 4, 6]
-        checkpoints.protect(6)
-        checkpoints.save(7, tiny)
-        checkpoints.save(8, tiny)
+        checkpoints.save(7, tiny, best_step=6)
+        checkpoints.save(8, tiny, best_step=6)
     assert saved_steps(folder) == [4, 6, 8]
 
 

@@ -23,11 +23,12 @@ from seqgpt_jax.recipe import CheckpointSettings, DataSettings, MeshSettings, Re
 from seqgpt_jax.training import loop, steps
 from seqgpt_jax.training.checkpoints import StageCheckpoints, checkpoint_folder, load_run, saved_stages
 from seqgpt_jax.training.finished import Finished
-from seqgpt_jax.training.journal import Journal, read_rows, summarise_stage
+from seqgpt_jax.training.journal import Journal, summarise_stage
 from seqgpt_jax.training.loop import TrainResult, train
 from seqgpt_jax.training.partitioning import params_of
 from seqgpt_jax.training.run_directory import claim_run_dir
 from seqgpt_jax.training.signals import Interrupted, SignalWatch
+from seqgpt_jax.training.sinks import read_rows
 from seqgpt_jax.training.start import StartingPoint
 from seqgpt_jax.training.step import StepMetrics
 from seqgpt_jax.vocabulary import train_tokenizer
@@ -93,17 +94,13 @@ def rows_without_time(run_dir: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "time"} for row in read_rows(run_dir)]
 
 
-def judge(model: Any, vocabulary: Any, *, stage: str, run_dir: Path) -> Iterator[tuple[str, float]]:
-    yield "mean", float(model.embedding[...].mean())
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainResult, Any]:
     patch = pytest.MonkeyPatch()
     with patch.context() as monkeypatch:
         toy_run.__wrapped__(monkeypatch)
         folder = tmp_path_factory.mktemp("undisturbed")
-        result = run(toy_recipe(folder), folder / "run", evaluators=[judge])
+        result = run(toy_recipe(folder), folder / "run")
     return result, jax.device_get(params_of(result.model))
 
 
@@ -238,10 +235,9 @@ def test_killed_before_its_end_is_marked_a_stage_ends_the_same(
     with pytest.raises(Killed):
         run(toy_recipe(tmp_path), tmp_path / "run")
     monkeypatch.setattr(StageCheckpoints, "finish", finish)
-    result = run(toy_recipe(tmp_path), tmp_path / "run", evaluators=[judge])
+    result = run(toy_recipe(tmp_path), tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(params_of(result.model)), want_params)
     assert rows_without_time(tmp_path / "run") == rows_without_time(want.run_dir)
-    assert list(result.scores) == ["one", "two"]
 
 
 def test_a_stage_that_became_longer_trains_on(tmp_path: Path) -> None:
@@ -269,13 +265,6 @@ def test_a_run_of_another_config_is_refused(undisturbed: tuple[TrainResult, Any]
     (tmp_path / "run" / "config.gin").write_text("seed = 2\n")
     claim_run_dir(tmp_path / "run", "seed = 1\n", False)
     assert not (tmp_path / "run" / "tokenizer").exists()
-
-
-def test_evaluators_judge_the_model_of_each_stage(undisturbed: tuple[TrainResult, Any]) -> None:
-    result, params = undisturbed
-    assert list(result.scores) == ["one", "two"]
-    assert result.scores["two"]["mean"] == pytest.approx(params["embedding"].mean())
-    assert result.scores["one"] != result.scores["two"]
 
 
 def test_rows_that_do_not_fit_the_mesh_are_refused_first(tmp_path: Path) -> None:
