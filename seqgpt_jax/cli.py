@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand and returns the exit code."""
     options = build_parser().parse_args(arguments)
     keep_freed_memory()
-    absl.logging.set_verbosity(absl.logging.ERROR)  # orbax warns of what we asked it to do
+    absl.logging.set_verbosity(absl.logging.FATAL)  # orbax warns of what we asked it to do, and raises errors
     from seqgpt_jax.training.signals import Interrupted
 
     try:
@@ -227,10 +227,13 @@ def _add_out(parser: argparse.ArgumentParser, dtype: str | None) -> None:
 def _train(options: argparse.Namespace) -> None:
     from seqgpt_jax.configuration import load_recipe
     from seqgpt_jax.pipeline import run_recipe
+    from seqgpt_jax.training.faults import full_disk_explained
+    from seqgpt_jax.training.signals import SignalWatch
 
     recipe = load_recipe(options.recipe, options.gin)
     run_dir = options.run_dir or Path("runs") / Path(options.recipe).stem
-    run_recipe(recipe, run_dir, allow_changed_config=options.allow_changed_config, resume=options.resume)
+    with full_disk_explained(run_dir), SignalWatch():  # training watches itself; what follows it takes long too
+        run_recipe(recipe, run_dir, allow_changed_config=options.allow_changed_config, resume=options.resume)
 
 
 def _finetune(options: argparse.Namespace) -> None:

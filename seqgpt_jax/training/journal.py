@@ -24,7 +24,8 @@ class StageResult:
     """How a stage went, from its rows in metrics.jsonl. The losses are means over the first and last steps (up to 20).
 
     Tokens are those in the rows, without padding; supervised tokens are the part of them that the loss is over.
-    protocol: few_shot where held-out datasets were trained on, which every report says.
+    protocol: few_shot where held-out datasets were trained on, which every report says. skipped: steps whose loss or
+    gradient was no number, so that they changed nothing.
     """
 
     name: str
@@ -37,6 +38,7 @@ class StageResult:
     tokens_per_second: float
     supervised_per_second: float
     protocol: str = "zero_shot"
+    skipped: int = 0
 
 
 class Journal:
@@ -74,7 +76,8 @@ class Journal:
             "data_seconds": data_seconds,
         }
         scalars = {name: float(getattr(metrics, name)) for name in ("loss", "accuracy", "learning_rate", "grad_norm")}
-        self._write(Row(self._stage, step, {**scalars, "tokens": tokens, "targets": targets}, time))
+        values = {**scalars, "tokens": tokens, "targets": targets, **({} if metrics.finite else {"skipped": True})}
+        self._write(Row(self._stage, step, values, time))
         self._losses.append(scalars["loss"])
         shown = {
             "loss": f"{np.mean(self._losses):.3f}",
@@ -116,6 +119,7 @@ def summarise_stage(run_dir: Path, stage: str, protocol: str = "zero_shot") -> S
         tokens_per_second=tokens / seconds,
         supervised_per_second=targets / seconds,
         protocol=protocol,
+        skipped=sum("skipped" in row for row in rows),
     )
 
 

@@ -23,6 +23,7 @@ from seqgpt_jax.data.text_cache import ensure_text_cache
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.recipe import EvaluationSettings, Recipe, Stage
 from seqgpt_jax.training.checkpoints import StageCheckpoints, StageInfo, checkpoint_folder
+from seqgpt_jax.training.faults import BadSteps, full_disk_explained
 from seqgpt_jax.training.finished import Finished, read_finished
 from seqgpt_jax.training.journal import Journal, StageResult, summarise_stage
 from seqgpt_jax.training.optimizers import make_optimizer
@@ -76,9 +77,9 @@ def train(
     assert evaluator is not None or not any(stage.evaluations for stage in recipe.stages)
     run_dir = Path(run_dir)
     mesh = _make_mesh(recipe)
-    claim_run_dir(run_dir, config_text, allow_changed_config, resume)
-    clear_damage(run_dir, [stage.name for stage in recipe.stages])
-    with SignalWatch() as watch:
+    with full_disk_explained(run_dir), SignalWatch() as watch:
+        claim_run_dir(run_dir, config_text, allow_changed_config, resume)
+        clear_damage(run_dir, [stage.name for stage in recipe.stages])
         start = prepare_start(recipe, run_dir)
         skeleton = skeleton_of(start, recipe.seed)
         weights = WeightSource(recipe, run_dir, mesh, start, skeleton)
@@ -159,9 +160,11 @@ def _train_stage(run: _Run, index: int) -> Params | None:
                 state = run_steps(
                     step, state, done, num_steps, loader, mesh=run.mesh, checkpoints=checkpoints,
                     save_every=settings.every, journal=journal, evaluations=evaluations, watch=run.watch,
+                    bad_steps=BadSteps(run.run_dir, stage.name, done),
                 )  # fmt: skip
         last, best = int(state.step), evaluations.best_step()
         checkpoints.finish(Finished(last, best, stage.length))
+    run.watch.leave_if_requested()
     return state.params if best in (None, last) else None
 
 

@@ -13,15 +13,13 @@ import jax
 from jax.sharding import Mesh
 
 from seqgpt_jax.data.loader import Batch, Loader
-from seqgpt_jax.errors import UserError
 from seqgpt_jax.training.checkpoints import StageCheckpoints
+from seqgpt_jax.training.faults import BadSteps
 from seqgpt_jax.training.journal import Journal
 from seqgpt_jax.training.partitioning import batch_sharding
 from seqgpt_jax.training.signals import Interrupted, SignalWatch
 from seqgpt_jax.training.stage_evaluation import StageEvaluations
 from seqgpt_jax.training.step import StepMetrics, TrainState, abstract_batch
-
-MAX_BAD_STEPS = 10  # steps in a row without a finite loss and gradient before training gives up
 
 
 def run_steps(
@@ -35,6 +33,7 @@ def run_steps(
     checkpoints: StageCheckpoints,
     save_every: int,
     journal: Journal,
+    bad_steps: BadSteps,
     evaluations: StageEvaluations | None = None,
     watch: SignalWatch,
 ) -> TrainState:
@@ -43,28 +42,25 @@ def run_steps(
     Saves at multiples of save_every, before each evaluation, at the last step, and when a signal asks to stop.
 
     Rows of the journal are written before the checkpoint of their step, so a run that is killed has lost no row that
-    its checkpoint is past. Raises Interrupted, or UserError after MAX_BAD_STEPS steps in a row that were no numbers.
+    its checkpoint is past. Raises Interrupted, or UserError after too many steps in a row that were no numbers.
     """
     batches = loader.batches(done, num_steps)
     batch, waited = _timed_next(batches, mesh)
     compiled = {shape.tokens: step.lower(state, abstract_batch(shape, mesh)).compile() for shape in loader.shapes()}
-    pending: StepMetrics | None = None
-    num_bad, last_read, waited = 0, time.perf_counter(), 0.0
+    pending: tuple[StepMetrics, Batch] | None = None
+    last_read, waited = time.perf_counter(), 0.0
 
     def settle(number: int) -> None:
         """Reads the metrics of step `number`, which makes the host wait for it."""
-        nonlocal pending, num_bad, last_read
-        metrics, pending = jax.device_get(pending), None
-        now = time.perf_counter()
+        nonlocal pending, last_read
+        assert pending is not None
+        metrics, of_batch = jax.device_get(pending[0]), pending[1]
+        pending, now = None, time.perf_counter()
         journal.write(number, metrics, now - last_read, waits.pop(number))
         last_read = now
-        num_bad = 0 if metrics.finite else num_bad + 1
-        if num_bad >= MAX_BAD_STEPS:
+        if not metrics.finite:
             journal.flush()
-            raise UserError(
-                f"loss or gradient was not a number in steps {number - num_bad + 1} to {number} "
-                "(lower optimizer.learning_rate, or set optimizer.clip_norm)"
-            )
+        bad_steps.check(number, metrics, of_batch)
 
     waits = {done + 1: waited}
     with watch.deferred():
@@ -72,7 +68,7 @@ def run_steps(
             state, metrics = compiled[batch.tokens_BT.shape[1]](state, batch)
             if pending is not None:
                 settle(number - 1)
-            pending = metrics
+            pending = metrics, batch
             if number < num_steps:
                 batch, waits[number + 1] = _timed_next(batches, mesh)
             stop, judged = watch.requested, evaluations is not None and evaluations.is_due(number)
