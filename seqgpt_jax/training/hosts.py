@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax._src import cloud_tpu_init, distributed  # the key-value store and its barriers have no public name
+from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from seqgpt_jax.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
@@ -283,6 +284,21 @@ def first_to_see(folder: Path) -> int:
 # --- stopping at the same step ---------------------------------------------------------------------------------------
 
 
+def agreed_signal(requested: str | None) -> str | None:
+    """The signal that any process has had, if one has; all processes must ask, and wait for each other."""
+    if jax.process_count() == 1:
+        return requested
+    return _name_of(int(process_allgather(np.int32(_number_of(requested))).max()))
+
+
+def _number_of(name: str | None) -> int:
+    return signal.Signals[name] if name else 0
+
+
+def _name_of(number: int) -> str | None:
+    return signal.Signals(number).name if number else None
+
+
 class StopVote:
     """What signal has asked any process to stop, known to all of them at the same step.
 
@@ -306,8 +322,7 @@ class StopVote:
         if not self._several:
             return requested
         previous = self._cast
-        own = np.full(self._num_local, signal.Signals[requested] if requested else 0, np.int32)
+        own = np.full(self._num_local, _number_of(requested), np.int32)
         self._cast = self._maximum(jax.make_array_from_process_local_data(self._split, own))
         counted = self._cast if wait else previous
-        number = 0 if counted is None else int(counted)
-        return signal.Signals(number).name if number else None
+        return None if counted is None else _name_of(int(counted))

@@ -25,14 +25,24 @@ from seqgpt_jax.data.text_cache import ensure_text_cache
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.recipe import EvaluationSettings, Recipe, Stage
 from seqgpt_jax.training.checkpoints import StageCheckpoints, StageInfo, checkpoint_folder
+from seqgpt_jax.training.faults import BadSteps, full_disk_explained
 from seqgpt_jax.training.finished import Finished, read_finished
-from seqgpt_jax.training.hosts import check_shared, first_alone, first_to_see, from_main, is_main, main_alone
+from seqgpt_jax.training.hosts import (
+    agreed_signal,
+    check_shared,
+    first_alone,
+    first_to_see,
+    from_main,
+    is_main,
+    main_alone,
+)
 from seqgpt_jax.training.journal import Journal, StageResult, summarise_stage
 from seqgpt_jax.training.mfu import mfu_on
 from seqgpt_jax.training.model_info import write_model_info
 from seqgpt_jax.training.optimizers import make_optimizer
 from seqgpt_jax.training.partitioning import Params, check_rows, devices_for_rows, make_mesh, row_share
 from seqgpt_jax.training.profiler import Profiler, ProfileWindow
+from seqgpt_jax.training.recovery import clear_damage
 from seqgpt_jax.training.run_directory import claim_run_dir
 from seqgpt_jax.training.signals import SignalWatch
 from seqgpt_jax.training.sinks import Sink, WeightsAndBiases
@@ -72,21 +82,27 @@ def train(
     allow_changed_config: bool = False,
     profile: ProfileWindow | None = None,
     wandb_project: str | None = None,
+    resume: bool = True,
     show_progress: bool = True,
 ) -> TrainResult:
     """Trains every stage and returns the result; a run directory that exists is gone on with.
 
     evaluator judges the stages that have evaluations. config_text is kept as run_dir/config.gin and beside the
     checkpoints. profile: steps to record. wandb_project: where rows go too. Raises UserError where the recipe cannot be
-    run, or the directory holds a run of another config (unless allowed); Interrupted after SIGTERM or SIGINT, with
-    everything saved.
+    run, or the directory holds a run of another config (unless allowed) or, without resume, any run; Interrupted after
+    SIGTERM or SIGINT, with everything saved.
     """
     assert evaluator is not None or not any(stage.evaluations for stage in recipe.stages)
     run_dir = Path(run_dir)
     mesh = _make_mesh(recipe)
-    check_shared(run_dir)
-    main_alone("run directory", lambda: claim_run_dir(run_dir, config_text, allow_changed_config))
-    with SignalWatch() as watch, contextlib.ExitStack() as stack:
+    with full_disk_explained(run_dir), SignalWatch() as watch, contextlib.ExitStack() as stack:
+
+        def claim() -> None:
+            claim_run_dir(run_dir, config_text, allow_changed_config, resume)
+            clear_damage(run_dir, [stage.name for stage in recipe.stages])
+
+        check_shared(run_dir)
+        main_alone("run directory", claim)
         profiler, sinks = stack.enter_context(Profiler(profile, run_dir)), list[Sink]()
         if wandb_project is not None and is_main():
             sinks.append(stack.enter_context(contextlib.closing(WeightsAndBiases(wandb_project, run_dir, config_text))))
@@ -166,7 +182,7 @@ def _train_stage(run: _Run, index: int) -> Params | None:
     if ended is not None and ended.step >= num_steps:  # it was to be longer once
         return None
     info = StageInfo(stage.name, index, run.weights.start.config, run.recipe.model.pretrained, num_steps)
-    with StageCheckpoints(run.run_dir, info, run.config_text, settings.keep) as checkpoints:
+    with StageCheckpoints(run.run_dir, info, run.config_text, settings.keep, settings.keep_every) as checkpoints:
         checkpoints.reopen()
         optimizer = make_optimizer(stage.optimizer, num_steps, skeleton)
         shardings = state_shardings(skeleton, optimizer, run.mesh)
@@ -188,12 +204,14 @@ def _train_stage(run: _Run, index: int) -> Params | None:
                     write_model_info(run.run_dir, stage, skeleton, shardings.params, run.mesh, compiled)
                 state = run_steps(
                     compiled, state, done, num_steps, loader, mesh=run.mesh, checkpoints=checkpoints,
-                    save_every=settings.every, journal=journal, evaluations=evaluations, profiler=run.profiler,
-                    watch=run.watch,
+                    save_every=settings.every, journal=journal, evaluations=evaluations,
+                    bad_steps=BadSteps(run.run_dir, stage.name, done), profiler=run.profiler, watch=run.watch,
                 )  # fmt: skip
         last, best = int(state.step), evaluations.best_step()
         run.tell_data(stage, sources, loader.plan, last)
         checkpoints.finish(Finished(last, best, stage.length))
+    run.watch.requested = agreed_signal(run.watch.requested)
+    run.watch.leave_if_requested()
     return state.params if best in (None, last) else None
 
 

@@ -22,6 +22,7 @@ from seqgpt_jax.models.lora import LoraConfig
 from seqgpt_jax.recipe import CheckpointSettings, DataSettings, MeshSettings, Recipe, Stage
 from seqgpt_jax.training import loop, steps
 from seqgpt_jax.training.checkpoints import StageCheckpoints, checkpoint_folder, load_run, saved_stages
+from seqgpt_jax.training.faults import BadSteps
 from seqgpt_jax.training.finished import Finished
 from seqgpt_jax.training.journal import Journal, summarise_stage
 from seqgpt_jax.training.loop import TrainResult, train
@@ -272,8 +273,10 @@ def test_a_stage_that_became_longer_trains_on(tmp_path: Path) -> None:
 
 def test_a_run_of_another_config_is_refused(undisturbed: tuple[TrainResult, Any], tmp_path: Path) -> None:
     want, _ = undisturbed
-    with pytest.raises(UserError, match=r"another config: - seed = 1; \+ seed = 2 \(choose another --run_dir"):
+    with pytest.raises(UserError, match=r"another config \(.*--allow_changed_config\)\n-seed = 1\n\+seed = 2$"):
         train(toy_recipe(tmp_path), want.run_dir, config_text="seed = 2\n", show_progress=False)
+    with pytest.raises(UserError, match=r"holds a run already \(choose another --run_dir, .*: --resume\)"):
+        run(toy_recipe(tmp_path), want.run_dir, resume=False)
     # Before there is a checkpoint, nothing is lost by beginning anew.
     (tmp_path / "run" / "tokenizer").mkdir(parents=True)
     (tmp_path / "run" / "config.gin").write_text("seed = 2\n")
@@ -294,11 +297,15 @@ def test_rows_that_do_not_fit_the_mesh_are_refused_first(tmp_path: Path) -> None
     assert not (tmp_path / "run").exists()
 
 
+def bad_metrics() -> StepMetrics:
+    return StepMetrics(np.nan, 0.0, np.inf, 0.1, 30, 10, finite=False)  # type: ignore[arg-type]
+
+
 class BadStep:
     """A compiled step whose loss is no number."""
 
     def __call__(self, state: int, batch: Any) -> tuple[int, StepMetrics]:
-        return state + 1, StepMetrics(np.nan, 0.0, np.inf, 0.1, 30, 10, finite=False)  # type: ignore[arg-type]
+        return state + 1, bad_metrics()
 
 
 def test_a_loss_that_stays_no_number_ends_the_run(tmp_path: Path) -> None:
@@ -312,22 +319,63 @@ def test_a_loss_that_stays_no_number_ends_the_run(tmp_path: Path) -> None:
     mesh = loop.make_mesh()
     with (
         Journal(tmp_path, "one", 0, 50, show_progress=False) as journal,
-        pytest.raises(UserError, match=r"not a number in steps 1 to 10 \(lower optimizer.learning_rate"),
+        pytest.raises(UserError, match=r"not a number in steps 1 to 10; .*one-10.npz \(lower optimizer"),
     ):
         steps.run_steps(
             {40: BadStep()}, 0, 0, 50, Loader(), mesh=mesh, checkpoints=None, save_every=100,  # type: ignore[arg-type]
             journal=journal, evaluations=StageEvaluations(tmp_path, toy_recipe(tmp_path).stages[0], 50, journal, None),
-            profiler=Profiler(None, tmp_path), watch=SignalWatch(),  # type: ignore[arg-type]
+            bad_steps=BadSteps(tmp_path, "one", 0), profiler=Profiler(None, tmp_path), watch=SignalWatch(),
         )  # fmt: skip
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 10
     assert rows[0]["loss"] is None
+    assert all(row["skipped"] for row in rows)
+    assert summarise_stage(tmp_path, "one").skipped == 10
+    dumped, want = np.load(tmp_path / "bad_batches" / "one-10.npz"), packed_batch()
+    for name in dumped.files:
+        np.testing.assert_array_equal(dumped[name], getattr(want, name))
+    assert len(dumped.files) == 6
+    # A run that is cut off in between counts on.
+    with pytest.raises(UserError, match="in steps 1 to 10"):
+        BadSteps(tmp_path, "one", 9).check(10, bad_metrics(), jax.device_put(want))
     assert np.isnan(summarise_stage(tmp_path, "one").loss_last)
 
 
 def test_a_signal_between_steps_stops_at_once() -> None:
-    with pytest.raises(Interrupted, match="SIGINT before a step"), SignalWatch():
+    with pytest.raises(Interrupted, match="SIGINT between steps"), SignalWatch():
         signal.raise_signal(signal.SIGINT)
+
+
+def test_a_second_signal() -> None:
+    with SignalWatch() as watch:
+        with watch.deferred():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)  # as launchers do
+            assert watch.requested == "SIGTERM"
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+            watch.leave_if_requested()
+
+
+def test_a_signal_at_the_last_step_ends_the_run_before_the_next_stage(
+    undisturbed: tuple[TrainResult, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = StageCheckpoints.save
+
+    def save_and_signal(self: StageCheckpoints, step: int, *arguments: Any) -> None:
+        save(self, step, *arguments)
+        if step == 7:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)  # while it is being saved
+
+    monkeypatch.setattr(StageCheckpoints, "save", save_and_signal)
+    with pytest.raises(Interrupted, match="everything is saved"):
+        run(toy_recipe(tmp_path), tmp_path / "run")
+    assert (checkpoint_folder(tmp_path / "run", "one") / "finished.json").is_file()
+    assert not checkpoint_folder(tmp_path / "run", "two").exists()
+    result = run(toy_recipe(tmp_path), tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(params_of(result.model)), undisturbed[1])
 
 
 def test_a_lora_is_trained_on_weights_that_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
