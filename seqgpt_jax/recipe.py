@@ -160,6 +160,9 @@ class Stage(Checked):
     protocol: Literal["zero_shot", "few_shot"] = "zero_shot"  # few_shot: held-out datasets may be trained on
     epochs: float | None = None  # of the mixture: one is as many examples as its tasks have together
     examples: int | None = None  # drawn from the mixture
+    init: str | None = None  # run or Hugging Face directory whose weights it starts from; None: the stage before
+    frozen: tuple[str, ...] = ()  # parameters that are not trained, by path: ["embedding", "blocks/*_norm/*"]
+    freeze_half: bool = False  # a random half of the blocks stays as it is, others for each seed and stage
 
     def check(self) -> None:
         if len(self.length) != 1:
@@ -219,3 +222,14 @@ class Recipe(Checked):
             for name in names:
                 if names.count(name) > 1:
                     raise UserError(f"recipe.{what} has two named '{name}' (give each a name of its own)")
+        for stage in self.stages:
+            if self.model.lora and (stage.frozen or stage.freeze_half):
+                raise UserError(
+                    f"stage '{stage.name}' freezes parameters, but model.lora trains nothing but what it adds "
+                    "(use one of the two)"
+                )
+            if stage.optimizer.ema_decay and self.model.config(1).param_dtype != "float32":
+                raise UserError(
+                    f"stage '{stage.name}': optimizer.ema_decay adds small parts that {self.model.param_dtype} loses "
+                    "(leave model.param_dtype at 'float32')"
+                )

@@ -2,7 +2,7 @@
 
     run/checkpoints/<stage>/stage.json     which stage this is, and the model's sizes
     run/checkpoints/<stage>/config.gin     the config that it was trained with
-    run/checkpoints/<stage>/<step>/        params and opt_state after that many steps (params can be read alone)
+    run/checkpoints/<stage>/<step>/        params, opt_state and perhaps averaged, each to be read alone
     run/checkpoints/<stage>/finished.json  the stage is over, and which step counts (finished.py)
 
 A step's folder gets its name when it is complete, so a half-written one is never read.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,7 @@ class StageInfo:
     model: DecoderConfig
     pretrained: str | None = None  # the weights that the run started from
     steps: int | None = None  # its length
+    frozen_layers: tuple[int, ...] = ()  # blocks that it leaves as they are, counted from 0
 
 
 _INFO_FIELDS = {entry.name for entry in dataclasses.fields(StageInfo)}
@@ -63,7 +65,7 @@ class StageCheckpoints:
             )
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=False, enable_async_checkpointing=True)
         self._folder = folder
-        self._manager = ocp.CheckpointManager(folder, options=options, item_names=("params", "opt_state"))
+        self._manager = ocp.CheckpointManager(folder, options=options, item_names=("params", "opt_state", "averaged"))
 
     def __enter__(self) -> StageCheckpoints:
         return self
@@ -80,19 +82,15 @@ class StageCheckpoints:
         """Starts to save the state after `step` steps; returns when the state may be changed again."""
         if step in self._manager.all_steps():
             return
-        items = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params), opt_state=ocp.args.StandardSave(state.opt_state)
-        )
-        self._manager.save(step, args=items, force=True)
+        items = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
+        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
         """The state after `step` steps, placed as `abstract` says, which may be another mesh than it was saved on."""
-        items = ocp.args.Composite(
-            params=ocp.args.StandardRestore(abstract.params), opt_state=ocp.args.StandardRestore(abstract.opt_state)
-        )
-        restored = self._manager.restore(step, args=items)
+        items = {name: ocp.args.StandardRestore(item) for name, item in _items(abstract).items()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         steps_done = jax.device_put(jnp.asarray(step, jnp.int32), abstract.step.sharding)
-        return TrainState(steps_done, restored["params"], restored["opt_state"])
+        return TrainState(steps_done, **{name: restored[name] for name in items})
 
     def wait(self) -> None:
         """Returns when all that was saved is complete on disk."""
@@ -110,14 +108,21 @@ class StageCheckpoints:
             write_finished(self._folder, finished)
 
 
+def _items(state: TrainState) -> dict[str, Any]:
+    """The parts that a checkpoint keeps apart."""
+    items = {"params": state.params, "opt_state": state.opt_state, "averaged": state.averaged}
+    return {name: item for name, item in items.items() if item is not None}
+
+
 def restore_params(folder: Path, abstract: Params, step: int | None = None) -> Params:
-    """The parameters alone of a stage's checkpoint folder, placed as `abstract` says.
+    """The parameters alone of a stage's checkpoint folder, placed as `abstract` says; averaged ones where there are.
 
     step: default what finished.json names, else the newest.
     """
     step = result_step(folder) if step is None else step
+    item = folder.absolute() / str(step) / "averaged"
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(folder.absolute() / str(step) / "params", abstract)
+        return checkpointer.restore(item if item.is_dir() else item.with_name("params"), abstract)
 
 
 def result_step(folder: Path) -> int:

@@ -29,7 +29,7 @@ from seqgpt_jax.training.partitioning import Params, check_rows, devices_for_row
 from seqgpt_jax.training.run_directory import claim_run_dir
 from seqgpt_jax.training.signals import SignalWatch
 from seqgpt_jax.training.stage_data import count_stage_data, write_stage_data
-from seqgpt_jax.training.start import cache_spec, prepare_start
+from seqgpt_jax.training.start import cache_spec, prepare_start, stage_skeleton
 from seqgpt_jax.training.step import make_train_step, state_shardings
 from seqgpt_jax.training.steps import run_steps
 from seqgpt_jax.training.weights import WeightSource, skeleton_of
@@ -88,6 +88,7 @@ def train(
         start = prepare_start(recipe, run_dir)
         skeleton = skeleton_of(start, recipe.seed)
         weights = WeightSource(recipe, run_dir, mesh, start, skeleton)
+        weights.check()
         run = _Run(recipe, run_dir, mesh, weights, config_text, watch, show_progress)
         results: list[StageResult] = []
         scores: dict[str, dict[str, float]] = {}
@@ -134,7 +135,8 @@ class _Run:
 
 def _train_stage(run: _Run, index: int) -> Params | None:
     """Trains a stage to its end; its parameters, or None when it had ended before."""
-    stage, settings, skeleton = run.recipe.stages[index], run.recipe.checkpoint, run.weights.skeleton
+    stage, settings = run.recipe.stages[index], run.recipe.checkpoint
+    skeleton = stage_skeleton(run.weights.skeleton, stage, run.recipe.seed)
     ended = read_finished(checkpoint_folder(run.run_dir, stage.name))
     if ended is not None and ended.is_end_of(stage.length):
         return None
@@ -148,12 +150,14 @@ def _train_stage(run: _Run, index: int) -> Params | None:
         print(f"stage {stage.name}: {length} are {num_steps:,} steps", file=sys.stderr)
     if ended is not None and ended.step >= num_steps:  # it was to be longer once
         return None
-    info = StageInfo(stage.name, index, run.weights.start.config, run.recipe.model.pretrained, num_steps)
+    info = StageInfo(
+        stage.name, index, run.weights.start.config, run.recipe.model.pretrained, num_steps, skeleton.frozen_layers
+    )
     with StageCheckpoints(run.run_dir, info, run.config_text, settings.keep) as checkpoints:
         checkpoints.reopen()
         optimizer = make_optimizer(stage.optimizer, num_steps, skeleton)
         shardings = state_shardings(skeleton, optimizer, run.mesh)
-        state, done = run.weights.first_state(index, checkpoints, optimizer, shardings)
+        state, done = run.weights.first_state(index, skeleton, checkpoints, optimizer, shardings)
         if done < num_steps:
             step = make_train_step(skeleton, optimizer, run.mesh, shardings, stage.num_microbatches, run.recipe.loss)
             with Journal(run.run_dir, stage.name, done, num_steps, show_progress=run.show_progress) as journal:
@@ -162,7 +166,7 @@ def _train_stage(run: _Run, index: int) -> Params | None:
                     mesh=run.mesh, checkpoints=checkpoints, save_every=settings.every, journal=journal, watch=run.watch,
                 )  # fmt: skip
         checkpoints.finish(Finished(max(done, num_steps), None, stage.length))
-    return state.params
+    return state.result
 
 
 def make_loader(sources: Sequence[SizedSource], recipe: Recipe, stage: Stage) -> Loader:
