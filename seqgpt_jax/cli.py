@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     plan = add_command(
         commands, "plan", _plan, "compile the train step for chips that are not there: memory, FLOPs, collectives",
-        "seqgpt plan gin/recipes/real_7b1.gin --topology v5e:16x16",
+        "seqgpt plan gin/recipes/quickstart.gin --topology v5e:2x2",
     )  # fmt: skip
     _add_recipe(plan)
     plan.add_argument("--topology", required=True, metavar="KIND:SHAPE", help="such as v5e:16x16, v5p:4x4x4 or cpu:8")
