@@ -16,10 +16,11 @@ from typing import Any
 
 import absl.logging
 
-from seqgpt_jax.cli_arguments import EXIT_USER_ERROR, add_command, byte_size, count
+from seqgpt_jax.cli_arguments import EXIT_USER_ERROR, add_command, byte_size, count, positive, share
 from seqgpt_jax.cli_data import add_data_command
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.host_memory import keep_freed_memory
+from seqgpt_jax.records import LANGUAGES, TASKS
 from seqgpt_jax.whole import write_json
 
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: run again to go on
@@ -58,13 +59,21 @@ def build_parser() -> argparse.ArgumentParser:
         "seqgpt train gin/recipes/quickstart.gin --run_dir runs/try --gin 'recipe.seed=1'",
     )  # fmt: skip
     _add_recipe(train)
+    _add_bindings(train)
     train.add_argument("--run_dir", type=Path, metavar="DIR", help="where all results go (default: runs/<recipe name>)")
+
+    finetune = add_command(
+        commands, "finetune", _finetune, "train a model on data of your own, and score it before and after",
+        "seqgpt finetune my_data.jsonl --model runs/quickstart --out runs/mine",
+    )  # fmt: skip
+    _add_finetune(finetune)
 
     plan = add_command(
         commands, "plan", _plan, "compile the train step for chips that are not there: memory, FLOPs, collectives",
         "seqgpt plan gin/recipes/quickstart.gin --topology v5e:2x2",
     )  # fmt: skip
     _add_recipe(plan)
+    _add_bindings(plan)
     plan.add_argument("--topology", required=True, metavar="KIND:SHAPE", help="such as v5e:16x16, v5p:4x4x4 or cpu:8")
     plan.add_argument("--stage", metavar="NAME", help="the stage whose step it is (default: the first)")
     plan.add_argument("--json", action="store_true", help="print one JSON object")
@@ -150,6 +159,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE.gin", help="a gin file, such as gin/recipes/quickstart.gin")
+
+
+def _add_bindings(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--gin",
         action="append",
@@ -157,6 +169,31 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         metavar="'name=value'",
         help="a binding that overrides the file; repeatable",
     )
+
+
+def _add_finetune(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "data",
+        type=Path,
+        metavar="DATA",
+        help="a dataset folder, a file, or a folder with train, dev and test files",
+    )
+    _add_model(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run; one that was cut off goes on")
+    data = parser.add_argument_group("the data (`seqgpt data convert` reads what needs more words)")
+    data.add_argument("--from", dest="source_format", metavar="FORMAT", help="default: found out")
+    data.add_argument("--task", choices=TASKS, help="default: NER, RE, EE, CLS or NLI, by what there is")
+    data.add_argument("--language", choices=LANGUAGES, help="default: that of the script")
+    data.add_argument("--labels", nargs="+", metavar="LABEL", help="all of them (default: those that occur)")
+    data.add_argument(
+        "--validation_share", type=share, default=0.1, metavar="SHARE",
+        help="of the training texts, where there is no validation split (default: 0.1)",
+    )  # fmt: skip
+    training = parser.add_argument_group("the training")
+    training.add_argument("--epochs", type=positive, metavar="N", help="at most (default: 10)")
+    training.add_argument("--learning_rate", type=positive, metavar="RATE", help="default: by the model's size")
+    training.add_argument("--lora", type=count, metavar="RANK", help="train a LoRA of this rank alone")
+    _add_bindings(training)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -184,6 +221,23 @@ def _train(options: argparse.Namespace) -> None:
 
     recipe = load_recipe(options.recipe, options.gin)
     run_recipe(recipe, options.run_dir or Path("runs") / Path(options.recipe).stem)
+
+
+def _finetune(options: argparse.Namespace) -> None:
+    from seqgpt_jax.data.convert import Description
+    from seqgpt_jax.data.own import prepare_own_data
+    from seqgpt_jax.finetune import Choices, finetune
+
+    labels = tuple(options.labels) if options.labels else None
+    description = Description(task=options.task, language=options.language, labels=labels)
+    own = prepare_own_data(
+        options.data, options.out / "dataset", options.validation_share, options.source_format, description
+    )
+    if own.notes:
+        print(own.notes, file=sys.stderr)
+    print(own)
+    choices = Choices(options.epochs, options.learning_rate, options.lora, options.gin)
+    finetune(own, options.model, options.out, choices)
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -133,6 +133,38 @@ class Evaluation:
         """By language code: never pooled."""
         return {language: _language_scores(group) for language, group in _grouped(self.datasets, _language_of).items()}
 
+    @property
+    def score(self) -> float:
+        """One number, to compare two models by: the mean over languages of the mean over tasks of the mean headline.
+
+        Of a single dataset it is the dataset's headline: accuracy of a classification with one label, span F1 of NER
+        and SF, triple F1 of RE, Arg-C of EE, token F1 of MRC-SE (metrics.py).
+        """
+        return _mean(language.score for language in self.languages.values())
+
+    def summary(self) -> dict[str, float]:
+        """The numbers to watch while a model trains: score, score_<language> where there are several, accuracy of
+        the classification datasets, span F1 and string F1 of the others, where there are such."""
+        found = {"score": self.score}
+        if len(self.languages) > 1:
+            found |= {f"score_{name}": language.score for name, language in self.languages.items()}
+        if self.classification is not None:
+            found["accuracy"] = self.classification.accuracy
+        if self.extraction is not None:
+            found |= {"span_f1": self.extraction.span_f1, "string_f1": self.extraction.string_f1}
+        return found
+
+
+def datasets_with(datasets: Sequence[Dataset], split: str) -> list[Dataset]:
+    """The datasets that have a split; UserError where none has."""
+    present = [dataset for dataset in datasets if split in dataset.splits]
+    if not present:
+        names = sorted({name for dataset in datasets for name in dataset.splits})
+        raise UserError(
+            f"none of {len(datasets)} datasets has a split '{split}' (they have: {', '.join(names) or 'none'})"
+        )
+    return present
+
 
 def evaluate(
     predictor: Predictor,
@@ -148,12 +180,7 @@ def evaluate(
     `<language>-<name>-<split>.jsonl`, one line a record with gold, prediction and every answer behind it.
     The predictor is given the records without their gold. UserError where no dataset has the split.
     """
-    present = [dataset for dataset in datasets if split in dataset.splits]
-    if not present:
-        names = sorted({name for dataset in datasets for name in dataset.splits})
-        raise UserError(
-            f"none of {len(datasets)} datasets has a split '{split}' (they have: {', '.join(names) or 'none'})"
-        )
+    present = datasets_with(datasets, split)
     golds = [sample_records(dataset, split, limit) for dataset in present]
     records = [record for gold in golds for record in gold]
     metas = [dataset.record_meta(record) for dataset, gold in zip(present, golds, strict=True) for record in gold]

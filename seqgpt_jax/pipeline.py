@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from seqgpt_jax import hf
@@ -11,37 +11,40 @@ from seqgpt_jax.configuration import operative_config_str
 from seqgpt_jax.data.datasets import Dataset, sample_records
 from seqgpt_jax.data.mixtures import resolve_mixture
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.evaluation import Evaluation, evaluate
+from seqgpt_jax.evaluation import Evaluation, datasets_with, evaluate
+from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.occurrences import normalise_text
 from seqgpt_jax.predictor import SeqGPT
-from seqgpt_jax.recipe import Recipe
+from seqgpt_jax.recipe import EvaluationSettings, Recipe
 from seqgpt_jax.records import ClassificationRecord, ExtractionRecord, Record, RelationRecord
 from seqgpt_jax.report import few_shot_note, section_to_text, write_report
 from seqgpt_jax.training.checkpoints import load_run, newest_stage
 from seqgpt_jax.training.loop import train
+from seqgpt_jax.training.stage_evaluation import Evaluator
 from seqgpt_jax.training.start import check_stages
+from seqgpt_jax.vocabulary import Vocabulary
 
 _SHOWN_PER_LANGUAGE = 3
 _SHOWN_CHARACTERS = 240  # of a text or an answer: real ones may be articles
 
 
-def run_recipe(recipe: Recipe, run_dir: Path) -> None:
+def run_recipe(recipe: Recipe, run_dir: Path, before: Mapping[str, Evaluation] | None = None) -> dict[str, Evaluation]:
     """Everything that `seqgpt train` does; results lie in run_dir (docs: README, "What a run leaves").
+
+    Returns the recipe's evaluations by name. before: sections of the report that come first.
 
     Raises UserError, before anything is trained, for a stage or an evaluation that cannot be run.
     """
     check_stages(recipe)
-    mixtures = {
-        settings.name: resolve_mixture(settings.mixture, recipe.data.data_path()) for settings in recipe.evaluations
-    }
-    result = train(recipe, run_dir, config_text=operative_config_str())
+    mixtures = {settings.name: _datasets(settings, recipe) for settings in recipe.evaluations}
+    result = train(recipe, run_dir, evaluator=make_evaluator(recipe), config_text=operative_config_str())
     predictor = SeqGPT(result.model, result.vocabulary, prompt_format=recipe.prompt.format)
     sections: dict[str, Evaluation] = {}
     for settings in recipe.evaluations:
         sections[settings.name] = evaluate(
             predictor, mixtures[settings.name], settings.split, settings.limit, run_dir / "predictions"
         )
-    write_report(run_dir, result.stages, sections)
+    write_report(run_dir, result.stages, {**(before or {}), **sections})
     export_run(run_dir, run_dir / "export")
     note = few_shot_note({stage.name: stage.protocol for stage in result.stages})
     if note:
@@ -53,6 +56,27 @@ def run_recipe(recipe: Recipe, run_dir: Path) -> None:
         for line in example_predictions(predictor, mixtures[settings.name], settings.split):
             print(line)
     print(next_commands(run_dir))
+    return sections
+
+
+def make_evaluator(recipe: Recipe) -> Evaluator:
+    """Judges a model during training as `seqgpt eval` would. UserError for a mixture that no stage can be judged on."""
+    mixtures = {settings: _datasets(settings, recipe) for stage in recipe.stages for settings in stage.evaluations}
+
+    def judge(model: Decoder, vocabulary: Vocabulary, settings: EvaluationSettings) -> dict[str, float]:
+        predictor = SeqGPT(model, vocabulary, prompt_format=recipe.prompt.format)
+        return evaluate(predictor, mixtures[settings], settings.split, settings.limit).summary()
+
+    return judge
+
+
+def _datasets(settings: EvaluationSettings, recipe: Recipe) -> list[Dataset]:
+    datasets = resolve_mixture(settings.mixture, recipe.data.data_path())
+    try:
+        datasets_with(datasets, settings.split)
+    except UserError as error:
+        raise UserError(f"evaluation '{settings.name}': {error}") from None
+    return datasets
 
 
 def export_run(run_dir: Path, out_dir: Path, dtype: str = "float32", max_shard_bytes: int = hf.MAX_SHARD_BYTES) -> None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from seqgpt_jax.checked import Checked
-from seqgpt_jax.data.packing import RowShape, row_shapes
+from seqgpt_jax.data.packing import row_shapes
+from seqgpt_jax.data.plan import PlanConfig
+from seqgpt_jax.data.texts import Objective
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.decoder import DecoderConfig
 from seqgpt_jax.models.lora import LoraConfig
@@ -89,7 +92,7 @@ class DataSettings(Checked):
     cache_dir: str | None = None  # token caches; None: SEQGPT_CACHE_DIR, else ~/.cache/seqgpt_jax
     rows_per_step: int = 32  # over all devices and hosts
     row_tokens: int | tuple[int, ...] = 128  # tokens of a packed row; several lengths: a step has rows of one of them
-    row_supervised: int = 48  # supervised tokens a row can hold
+    row_supervised: int = 48  # supervised tokens a row can hold, where answers alone are supervised
     max_tokens: int | None = None  # of one example, longer texts lose their end; None: those of the longest row
     window: int = 4096  # examples packed together
     ask: AskConfig = field(default_factory=AskConfig)  # which labels a training question asks
@@ -97,18 +100,18 @@ class DataSettings(Checked):
 
     def check(self) -> None:
         self.at_least(1, "window", "max_tokens")
-        longest = self.row_shapes[-1].tokens
+        longest = row_shapes(self.rows_per_step, self.row_tokens, self.row_supervised)[-1].tokens
         if self.example_tokens > longest:
             raise UserError(f"data.max_tokens is {self.max_tokens} (a row has only data.row_tokens={longest})")
 
     @property
-    def row_shapes(self) -> tuple[RowShape, ...]:
-        """Shortest first. Where there are several, rows_per_step and row_supervised are those of the longest."""
-        return row_shapes(self.rows_per_step, self.row_tokens, self.row_supervised)
+    def longest_row(self) -> int:
+        """Tokens of the longest row, whose number and supervised tokens rows_per_step and row_supervised are."""
+        return self.row_tokens if isinstance(self.row_tokens, int) else max(self.row_tokens)
 
     @property
     def example_tokens(self) -> int:
-        return self.row_shapes[-1].tokens if self.max_tokens is None else self.max_tokens
+        return self.longest_row if self.max_tokens is None else self.max_tokens
 
     def data_path(self) -> Path | None:
         return Path(self.data_dir) if self.data_dir else None
@@ -141,6 +144,20 @@ class CheckpointSettings(Checked):
 
 
 @dataclass(frozen=True)
+class EvaluationSettings(Checked):
+    """[evaluation] A mixture that a model is judged on, at the end of a run or during a stage."""
+
+    section = "evaluation"
+    name: str  # its section of the report
+    mixture: str
+    split: str = "test"
+    limit: int | None = None  # records a dataset, the same ones for every model; None: all
+
+    def check(self) -> None:
+        self.at_least(1, "limit")
+
+
+@dataclass(frozen=True)
 class Stage(Checked):
     """[stage] One stage of training. Its length is one of steps, epochs and examples; they are all counted from the
     stage's own beginning."""
@@ -163,14 +180,30 @@ class Stage(Checked):
     init: str | None = None  # run or Hugging Face directory whose weights it starts from; None: the stage before
     frozen: tuple[str, ...] = ()  # parameters that are not trained, by path: ["embedding", "blocks/*_norm/*"]
     freeze_half: bool = False  # a random half of the blocks stays as it is, others for each seed and stage
+    objective: Objective = "answers"  # language_modelling: the records' texts alone, of which every token is supervised
+    evaluations: tuple[EvaluationSettings, ...] = ()  # what the model is judged on during the stage and at its end
+    evaluate_every: float | None = None  # steps, or below 1 a share of the stage; None: at the end of the stage alone
+    patience: int | None = None  # evaluations without a better score after which the stage ends, with its best weights
 
     def check(self) -> None:
         if len(self.length) != 1:
             given = " and ".join(f"stage.{unit}" for unit in self.length) or "no length"
             raise UserError(f"stage '{self.name}' has {given} (set one of stage.steps, stage.epochs, stage.examples)")
         self.at_least(1, "steps", "examples", "limit", "passes", "rate_cap", "num_microbatches", "temperature")
-        if self.epochs is not None and not self.epochs > 0:
-            raise UserError(f"stage.epochs is {self.epochs} (it must be above 0)")
+        self.at_least(1, "patience")
+        if self.objective == "language_modelling" and self.passes > 1:
+            raise UserError(f"stage.passes is {self.passes} (a text is the same in every pass: leave it at 1)")
+        for name in ("epochs", "evaluate_every"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"stage.{name} is {value} (it must be above 0)")
+        if self.evaluate_every is not None and not self.evaluations:
+            raise UserError(
+                "stage.evaluate_every has nothing to evaluate (set stage.evaluations = [@dev/evaluation()])"
+            )
+        if self.patience is not None and self.evaluate_every is None:
+            raise UserError("stage.patience counts evaluations, of which there is one (set stage.evaluate_every)")
+        _check_names("stage.evaluations", self.evaluations)
         for name, weight in self.weights.items():
             if not weight > 0:
                 raise UserError(f"stage.weights['{name}'] is {weight} (it must be above 0)")
@@ -182,20 +215,6 @@ class Stage(Checked):
         """How long the stage is, as asked: {"epochs": 2.0}."""
         given = {"steps": self.steps, "epochs": self.epochs, "examples": self.examples}
         return {unit: number for unit, number in given.items() if number is not None}
-
-
-@dataclass(frozen=True)
-class EvaluationSettings(Checked):
-    """[evaluation] A mixture that the trained model is judged on."""
-
-    section = "evaluation"
-    name: str  # its section of the report
-    mixture: str
-    split: str = "test"
-    limit: int | None = None  # records a dataset, the same ones for every model; None: all
-
-    def check(self) -> None:
-        self.at_least(1, "limit")
 
 
 @dataclass(frozen=True)
@@ -217,11 +236,8 @@ class Recipe(Checked):
     def check(self) -> None:
         if not self.stages:
             raise UserError("recipe.stages is empty (give at least one stage)")
-        for what, items in (("stages", self.stages), ("evaluations", self.evaluations)):
-            names = [item.name for item in items]
-            for name in names:
-                if names.count(name) > 1:
-                    raise UserError(f"recipe.{what} has two named '{name}' (give each a name of its own)")
+        _check_names("recipe.stages", self.stages)
+        _check_names("recipe.evaluations", self.evaluations)
         for stage in self.stages:
             if self.model.lora and (stage.frozen or stage.freeze_half):
                 raise UserError(
@@ -233,3 +249,16 @@ class Recipe(Checked):
                     f"stage '{stage.name}': optimizer.ema_decay adds small parts that {self.model.param_dtype} loses "
                     "(leave model.param_dtype at 'float32')"
                 )
+
+    def plan_config(self, stage: Stage) -> PlanConfig:
+        """How the rows of a stage are filled; its `shapes` are those of the stage's steps."""
+        data = self.data
+        supervised = data.row_supervised if stage.objective == "answers" else data.longest_row
+        return PlanConfig(data.rows_per_step, data.row_tokens, supervised, data.window, self.seed)
+
+
+def _check_names(field: str, items: Sequence[Stage | EvaluationSettings]) -> None:
+    names = [item.name for item in items]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{field} has two named '{name}' (give each a name of its own)")

@@ -33,7 +33,8 @@ from seqgpt_jax.evaluation import (
 from seqgpt_jax.figures import COLOURS, new_figure
 from seqgpt_jax.records import TASKS
 from seqgpt_jax.tables import markdown_table, text_table
-from seqgpt_jax.training.journal import StageResult, read_rows
+from seqgpt_jax.training.journal import StageResult
+from seqgpt_jax.training.sinks import read_rows
 from seqgpt_jax.training.stage_data import StageData, read_stage_data
 from seqgpt_jax.whole import write_json, write_text
 

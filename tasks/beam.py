@@ -58,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prepare_start(recipe, options.run_dir)
         data_dir = recipe.data.data_dir or os.environ.get("SEQGPT_DATA_DIR")  # workers have an environment of their own
         for stage in recipe.stages:
+            if stage.objective == "language_modelling":
+                print(f"{stage.name}: its texts are no SeqIO tasks, and quick to encode: `seqgpt train` does it")
+                continue
             spec = cache_spec(recipe, stage, (options.run_dir / "tokenizer").resolve())
             spec = dataclasses.replace(spec, data_dir=data_dir and str(Path(data_dir).resolve()))
             num_built = build_with_beam(spec, recipe.data.cache_path().resolve(), beam_options)

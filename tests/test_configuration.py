@@ -91,7 +91,8 @@ def test_every_recipe_builds(name: str, tmp_path: Path) -> None:
     path = GIN / "recipes" / f"{name}.gin"
     required = re.findall(r"^(\w+) = %gin.REQUIRED", path.read_text(), re.MULTILINE)
     recipe = load_recipe(path, [f"{macro}='given'" for macro in required])
-    assert len(recipe.stages) == 2
+    begin = ["language_modelling"] if name == "real_lm" else []
+    assert [stage.objective for stage in recipe.stages] == begin + ["answers"] * (1 if name == "finetune" else 2)
     assert recipe.evaluations
     assert recipe.model.config(1000).vocab_size == 1000
     head = path.read_text().split("\n\n")[0]
@@ -140,10 +141,9 @@ def test_there_is_a_file_for_every_preset() -> None:
 @pytest.mark.parametrize("name", names("stages"))
 def test_every_stage_builds(name: str, tmp_path: Path) -> None:
     path = tmp_path / "stage.gin"
-    macro = name.upper()
-    path.write_text(
-        f'{macro}_STEPS = 3\n{macro}_RECORDS = 4\ninclude "stages/{name}.gin"\nrecipe.stages = [@{name}/stage()]\n'
-    )
+    macro, mixture = ("LM", 'LM_MIXTURE = "held_in"\n') if name == "language_modelling" else (name.upper(), "")
+    settings = f"{macro}_STEPS = 3\n{macro}_RECORDS = 4\n{mixture}"
+    path.write_text(f'{settings}include "stages/{name}.gin"\nrecipe.stages = [@{name}/stage()]\n')
     (stage,) = load_recipe(path).stages
     assert (stage.name, stage.steps, stage.limit) == (name, 3, 4)
 

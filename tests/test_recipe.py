@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,14 @@ def test_where_data_lies(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows_of_several_lengths() -> None:
     data = DataSettings(rows_per_step=4, row_tokens=[128, 64], row_supervised=40)
     assert data.row_tokens == (128, 64)
-    assert data.row_shapes == (RowShape(8, 64, 20), RowShape(4, 128, 40))
-    assert data.example_tokens == 128
-    assert DataSettings(rows_per_step=4, row_tokens=64, row_supervised=9).row_shapes == (RowShape(4, 64, 9),)
+    assert data.example_tokens == data.longest_row == 128
+    texts = dataclasses.replace(STAGE, name="texts", objective="language_modelling")
+    recipe = Recipe((texts, STAGE), data=data, seed=3)
+    assert recipe.plan_config(STAGE).shapes == (RowShape(8, 64, 20), RowShape(4, 128, 40))
+    assert recipe.plan_config(texts).shapes == (RowShape(8, 64, 64), RowShape(4, 128, 128))
+    assert recipe.plan_config(STAGE).seed == recipe.plan_config(texts).seed == 3
+    recipe = Recipe((texts, STAGE), data=DataSettings(rows_per_step=4, row_tokens=64, row_supervised=9))
+    assert [recipe.plan_config(stage).shapes for stage in recipe.stages] == [(RowShape(4, 64, n),) for n in (64, 9)]
 
 
 @pytest.mark.parametrize(
@@ -80,6 +86,8 @@ def test_rows_of_several_lengths() -> None:
         (lambda: Stage("a", "synthetic", 5, weights={"b": 0}), "stage.weights['b'] is 0.0 (it must be above 0)"),
         (lambda: Stage("a", "synthetic", 5, weights={"b": "2"}), "(it must be {a string: a number, ...})"),
         (lambda: Stage("a", "synthetic", 5, weights=[2.0]), "stage.weights is [2.0] (it must be {a string: a number"),
+        (lambda: Stage("a", "synthetic", 5, passes=2, objective="language_modelling"), "stage.passes is 2 (a text is"),
+        (lambda: Stage("a", "synthetic", 5, objective="texts"), "(it must be one of 'answers', 'language_modelling')"),
         (lambda: Stage("a", "held_out", 5, protocol="fewshot"), "(it must be one of 'zero_shot', 'few_shot')"),
         (lambda: Recipe(stages=()), "recipe.stages is empty"),
         (lambda: Recipe(stages=(STAGE, STAGE)), "recipe.stages has two named 'one'"),

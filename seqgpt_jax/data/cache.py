@@ -133,8 +133,14 @@ _APART = "seqgpt_jax.synthesis"  # its code is in the fingerprint of each datase
 @functools.cache
 def preprocessing_fingerprint() -> str:
     """A hash of the source of _WIRING, of tasks/preprocessors.py, and of every module of ours that this needs."""
-    files = {name: path for name in _WIRING if (path := _source_file(name)) is not None}
-    waiting = [_PREPROCESSING]
+    return code_fingerprint(_PREPROCESSING, _WIRING)
+
+
+@functools.cache
+def code_fingerprint(module: str, wiring: tuple[str, ...] = ()) -> str:
+    """A hash of the source of a module and of every module of ours that it needs, and of `wiring` alone."""
+    files = {name: path for name in wiring if (path := _source_file(name)) is not None}
+    waiting = [module]
     while waiting:
         name = waiting.pop()
         path = None if name in files or name.startswith(_APART) else _source_file(name)

@@ -174,6 +174,12 @@ def _split_of(path: Path) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
+def hashed_split(text: str, shares: tuple[float, ...]) -> str:
+    """train, validation or test, by a hash of the text, so that a text that occurs twice is in one split."""
+    share = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64 * sum(shares)
+    return SPLITS[0] if share < shares[0] else SPLITS[1 + (share >= shares[0] + shares[1])]
+
+
 def _refuse_ignored(format_: Format, options: ReadOptions) -> None:
     for each in fields(ReadOptions):
         if getattr(options, each.name) != each.default and each.name not in format_.options:
@@ -196,14 +202,9 @@ class _Reading:
         for file_split, path in self.files.items():
             if only in (None, file_split) or self.split_by:
                 for number, document in enumerate(self.format.read(path, self.options, notes)):
-                    split = self._split(document.text) if self.split_by else file_split
+                    split = hashed_split(document.text, self.split_by) if self.split_by else file_split
                     if only in (None, split):
                         yield split, replace(document, id=document.id or f"{self.name}-{file_split}-{number}")
-
-    def _split(self, text: str) -> str:
-        assert self.split_by
-        share = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64 * sum(self.split_by)
-        return SPLITS[0] if share < self.split_by[0] else SPLITS[1 + (share >= self.split_by[0] + self.split_by[1])]
 
     def records(self, split: str, meta: DatasetMeta, kind: str, notes: Notes) -> Iterator[Record]:
         for _, document in self.documents(Notes(), split):  # their notes were taken when they were first read

@@ -14,6 +14,7 @@ import re
 from collections.abc import Collection, Mapping
 
 from seqgpt_jax.data.datasets import ATOMIC_STEPS
+from seqgpt_jax.data.texts import TEXT
 from seqgpt_jax.errors import UserError
 
 
@@ -49,8 +50,8 @@ def task_weights(tasks: Collection[str], weights: Mapping[str, float]) -> dict[s
 
 
 def _dataset_of(task: str, tasks: Collection[str]) -> str:
-    """duee_event_type -> duee; a task that is all of its dataset bears the dataset's name."""
-    for step in (step for steps in ATOMIC_STEPS.values() for step in steps):
+    """duee_event_type, duee_text -> duee; a task that is all of its dataset bears the dataset's name."""
+    for step in (TEXT, *(step for steps in ATOMIC_STEPS.values() for step in steps)):
         dataset = task.removesuffix(f"_{step}")
         if dataset != task and dataset not in tasks:
             return dataset

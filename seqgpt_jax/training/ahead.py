@@ -123,9 +123,10 @@ def make_plan(recipe: Recipe, topology: Topology, stage_name: str | None = None)
     """
     stage = _find_stage(recipe, stage_name)
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.fsdp, recipe.mesh.tensor, topology_devices(topology))
-    for each in recipe.data.row_shapes:
+    shapes = recipe.plan_config(stage).shapes
+    for each in shapes:
         check_rows(each.num_rows, mesh, stage.num_microbatches)
-    shape = recipe.data.row_shapes[-1]
+    shape = shapes[-1]
     config = planned_config(recipe, topology)
     begin = time.perf_counter()
     skeleton = stage_skeleton(make_skeleton(lambda: make_model(config, rngs=nnx.Rngs(0))), stage, recipe.seed)

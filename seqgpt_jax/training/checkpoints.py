@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,18 @@ def checkpoint_folder(run_dir: Path, stage: str) -> Path:
     return run_dir / "checkpoints" / stage
 
 
+@dataclasses.dataclass
+class _Retention:
+    """Orbax's question which checkpoints stay: the newest few, and the best one so far."""
+
+    num_newest: int
+    best_step: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        newest = {info.step for info in checkpoints[-self.num_newest :]}
+        return [info.step in newest or info.step == self.best_step for info in checkpoints]
+
+
 class StageCheckpoints:
     """The checkpoints of one stage of a run; use it as a context manager, which waits for the last save."""
 
@@ -63,7 +76,10 @@ class StageCheckpoints:
                 folder / _STAGE_FILE,
                 json.dumps({**dataclasses.asdict(info), "model": config_to_dict(info.model)}, indent=2) + "\n",
             )
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=False, enable_async_checkpointing=True)
+        self._retention = _Retention(keep)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._retention, create=False, enable_async_checkpointing=True
+        )
         self._folder = folder
         self._manager = ocp.CheckpointManager(folder, options=options, item_names=("params", "opt_state", "averaged"))
 
@@ -78,8 +94,12 @@ class StageCheckpoints:
         """Steps done at the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState) -> None:
-        """Starts to save the state after `step` steps; returns when the state may be changed again."""
+    def save(self, step: int, state: TrainState, best_step: int | None = None) -> None:
+        """Starts to save the state after `step` steps; returns when the state may be changed again.
+
+        best_step: a checkpoint that stays even when it is no longer among the newest.
+        """
+        self._retention.best_step = best_step
         if step in self._manager.all_steps():
             return
         items = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}

@@ -1,29 +1,21 @@
-"""What a run tells while it trains: metrics.jsonl, TensorBoard and the progress bar.
-
-metrics.jsonl has one row a step, and the same rows after any number of interruptions, but for what is under `time`:
-    {"stage": "synthetic", "step": 1, "loss": 9.1, "accuracy": 0.0, "learning_rate": 0.001, "grad_norm": 3.2,
-     "tokens": 3991, "targets": 612, "time": {"seconds": 1.1, "tokens_per_second": 3628.2, ...}}
-`step` counts from 1. A loss that is not a number is null.
-"""
+"""What a run tells while it trains: its rows, which go to every sink (sinks.py), and the progress bar."""
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from seqgpt_jax.training.sinks import JsonLines, Row, Sink, TensorBoard, read_rows
 from seqgpt_jax.training.step import StepMetrics
-from seqgpt_jax.whole import write_text
 
-METRICS_FILE = "metrics.jsonl"
 _SMOOTHED = 20  # steps in the loss that is shown, and in the first and last loss of a stage
 
 
@@ -52,10 +44,7 @@ class Journal:
 
     def __init__(self, run_dir: Path, stage: str, start: int, num_steps: int, *, show_progress: bool = True) -> None:
         self._stage, self._losses = stage, deque[float](maxlen=_SMOOTHED)
-        path = run_dir / METRICS_FILE
-        _keep_rows(path, stage, start)
-        self._file: TextIO = path.open("a", encoding="utf-8")
-        self._board = _open_tensorboard(run_dir / "tensorboard", start)
+        self._sinks: list[Sink] = [JsonLines(run_dir, stage, start), TensorBoard(run_dir, start)]
         self._bar = tqdm(
             total=num_steps,
             initial=start,
@@ -72,8 +61,8 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
-        self._board.close()
-        self._file.close()
+        for sink in self._sinks:
+            sink.close()
 
     def write(self, step: int, metrics: StepMetrics, seconds: float, data_seconds: float) -> None:
         """The row of the step-th step; metrics are on the host. It took `seconds`, of which the data was waited for."""
@@ -85,17 +74,7 @@ class Journal:
             "data_seconds": data_seconds,
         }
         scalars = {name: float(getattr(metrics, name)) for name in ("loss", "accuracy", "learning_rate", "grad_norm")}
-        row = {
-            "stage": self._stage,
-            "step": step,
-            **{name: value if math.isfinite(value) else None for name, value in scalars.items()},
-            "tokens": tokens,
-            "targets": targets,
-            "time": {name: round(value, 6) for name, value in time.items()},
-        }
-        self._file.write(json.dumps(row) + "\n")
-        for name, value in (scalars | time).items():
-            self._board.add_scalar(f"{self._stage}/{name}", value, step)
+        self._write(Row(self._stage, step, {**scalars, "tokens": tokens, "targets": targets}, time))
         self._losses.append(scalars["loss"])
         shown = {
             "loss": f"{np.mean(self._losses):.3f}",
@@ -105,21 +84,19 @@ class Journal:
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update()
 
+    def write_evaluation(self, step: int, name: str, scores: Mapping[str, float], seconds: float) -> None:
+        """The row of an evaluation of the model after `step` steps; a killed process does not lose it."""
+        self._write(Row(self._stage, step, scores, {"seconds": seconds}, name))
+        self.flush()
+
     def flush(self) -> None:
         """Hands all rows to the operating system: from here on a killed process does not lose them."""
-        self._file.flush()
+        for sink in self._sinks:
+            sink.flush()
 
-
-def read_rows(run_dir: Path, stage: str | None = None) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl, of one stage or of all; a last line that was cut off is left out."""
-    path = run_dir / METRICS_FILE
-    rows = []
-    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return [row for row in rows if stage is None or row["stage"] == stage]
+    def _write(self, row: Row) -> None:
+        for sink in self._sinks:
+            sink.write(row)
 
 
 def summarise_stage(run_dir: Path, stage: str, protocol: str = "zero_shot") -> StageResult:
@@ -144,28 +121,3 @@ def summarise_stage(run_dir: Path, stage: str, protocol: str = "zero_shot") -> S
 
 def _mean(rows: list[dict[str, Any]], name: str) -> float:
     return float(np.mean([math.nan if row[name] is None else row[name] for row in rows]))
-
-
-def _keep_rows(path: Path, stage: str, until_step: int) -> None:
-    """Drops rows of this stage after a step, and lines that were cut off."""
-    if not path.exists():
-        return
-
-    def is_kept(row: Mapping[str, Any]) -> bool:
-        return row["stage"] != stage or row["step"] <= until_step
-
-    kept = "".join(json.dumps(row) + "\n" for row in read_rows(path.parent) if is_kept(row))
-    write_text(path, kept)
-
-
-def _open_tensorboard(folder: Path, start: int) -> Any:
-    # tensorboardX imports torch when it is installed, only to recognise its tensors: seconds that nobody needs here.
-    hide_torch = "torch" not in sys.modules
-    if hide_torch:
-        sys.modules["torch"] = None  # type: ignore[assignment]
-    try:
-        from tensorboardX import SummaryWriter
-    finally:
-        if hide_torch:
-            del sys.modules["torch"]
-    return SummaryWriter(str(folder), purge_step=start + 1 if start else None, write_to_disk=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,10 +17,11 @@ from jax.sharding import Mesh
 
 from seqgpt_jax.data.cache import ensure_cache
 from seqgpt_jax.data.loader import ExampleSource, Loader
-from seqgpt_jax.data.plan import BatchPlan, PlanConfig, TaskSize
+from seqgpt_jax.data.plan import BatchPlan, TaskSize
 from seqgpt_jax.data.rates import mixing_rates
+from seqgpt_jax.data.text_cache import ensure_text_cache
 from seqgpt_jax.models.decoder import Decoder
-from seqgpt_jax.recipe import Recipe, Stage
+from seqgpt_jax.recipe import EvaluationSettings, Recipe, Stage
 from seqgpt_jax.training.checkpoints import StageCheckpoints, StageInfo, checkpoint_folder
 from seqgpt_jax.training.finished import Finished, read_finished
 from seqgpt_jax.training.journal import Journal, StageResult, summarise_stage
@@ -29,6 +30,7 @@ from seqgpt_jax.training.partitioning import Params, check_rows, devices_for_row
 from seqgpt_jax.training.run_directory import claim_run_dir
 from seqgpt_jax.training.signals import SignalWatch
 from seqgpt_jax.training.stage_data import count_stage_data, write_stage_data
+from seqgpt_jax.training.stage_evaluation import Evaluator, StageEvaluations
 from seqgpt_jax.training.start import cache_spec, prepare_start, stage_skeleton
 from seqgpt_jax.training.step import make_train_step, state_shardings
 from seqgpt_jax.training.steps import run_steps
@@ -44,23 +46,11 @@ class SizedSource(ExampleSource, Protocol):
     stats: Mapping[str, int]
 
 
-class Evaluator(Protocol):
-    """Judges a model at the end of a stage; yields (name, value), which go to the log and the result."""
-
-    def __call__(
-        self, model: Decoder, vocabulary: Vocabulary, *, stage: str, run_dir: Path
-    ) -> Iterable[tuple[str, float]]: ...
-
-
 @dataclass(frozen=True)
 class TrainResult:
-    """What train() made. The model is that of the last stage, its parameters as they lie on the training mesh.
-
-    scores: stage -> what the evaluators said of it, for the stages that ended in this call.
-    """
+    """What train() made. The model is that of the last stage, its parameters as they lie on the training mesh."""
 
     stages: tuple[StageResult, ...]
-    scores: dict[str, dict[str, float]]
     model: Decoder
     vocabulary: Vocabulary
     run_dir: Path
@@ -70,17 +60,18 @@ def train(
     recipe: Recipe,
     run_dir: Path,
     *,
-    evaluators: Sequence[Evaluator] = (),
+    evaluator: Evaluator | None = None,
     config_text: str = "",
     allow_changed_config: bool = False,
     show_progress: bool = True,
 ) -> TrainResult:
     """Trains every stage and returns the result; a run directory that exists is gone on with.
 
-    config_text is kept as run_dir/config.gin and beside the checkpoints. Raises UserError where the recipe cannot be
-    run, or the directory holds a run of another config (unless allowed); Interrupted after SIGTERM or SIGINT, with
-    everything saved.
+    evaluator judges the stages that have evaluations. config_text is kept as run_dir/config.gin and beside the
+    checkpoints. Raises UserError where the recipe cannot be run, or the directory holds a run of another config (unless
+    allowed); Interrupted after SIGTERM or SIGINT, with everything saved.
     """
+    assert evaluator is not None or not any(stage.evaluations for stage in recipe.stages)
     run_dir = Path(run_dir)
     mesh = _make_mesh(recipe)
     claim_run_dir(run_dir, config_text, allow_changed_config)
@@ -89,34 +80,28 @@ def train(
         skeleton = skeleton_of(start, recipe.seed)
         weights = WeightSource(recipe, run_dir, mesh, start, skeleton)
         weights.check()
-        run = _Run(recipe, run_dir, mesh, weights, config_text, watch, show_progress)
+        run = _Run(recipe, run_dir, mesh, weights, evaluator, config_text, watch, show_progress)
         results: list[StageResult] = []
-        scores: dict[str, dict[str, float]] = {}
         params: Params | None = None
         for index, stage in enumerate(recipe.stages):
             params = _train_stage(run, index)
             results.append(summarise_stage(run_dir, stage.name, stage.protocol))
-            if params is not None:
-                judged = (
-                    evaluator(skeleton.merge(params), start.vocabulary, stage=stage.name, run_dir=run_dir)
-                    for evaluator in evaluators
-                )
-                scores[stage.name] = {name: value for scores_of_one in judged for name, value in scores_of_one}
         if params is None:
             params = weights.restored_params(recipe.stages[-1].name)
-    return TrainResult(tuple(results), scores, skeleton.merge(params), start.vocabulary, run_dir)
+    return TrainResult(tuple(results), skeleton.merge(params), start.vocabulary, run_dir)
 
 
 def _make_mesh(recipe: Recipe) -> Mesh:
-    settings, num_rows = recipe.mesh, [shape.num_rows for shape in recipe.data.row_shapes]
+    settings = recipe.mesh
+    shapes = [(stage, shape) for stage in recipe.stages for shape in recipe.plan_config(stage).shapes]
     devices = None
     if settings.data == -1:
         parts = math.lcm(*(stage.num_microbatches for stage in recipe.stages))
-        devices = devices_for_rows(math.gcd(*num_rows), settings.fsdp, settings.tensor, parts)
+        num_rows = math.gcd(*(shape.num_rows for _, shape in shapes))
+        devices = devices_for_rows(num_rows, settings.fsdp, settings.tensor, parts)
     mesh = make_mesh(settings.data, settings.fsdp, settings.tensor, devices)
-    for stage in recipe.stages:
-        for each in num_rows:
-            check_rows(each, mesh, stage.num_microbatches)
+    for stage, shape in shapes:
+        check_rows(shape.num_rows, mesh, stage.num_microbatches)
     return mesh
 
 
@@ -128,21 +113,28 @@ class _Run:
     run_dir: Path
     mesh: Mesh
     weights: WeightSource
+    evaluator: Evaluator | None
     config_text: str
     watch: SignalWatch
     show_progress: bool
 
+    def judge(self, params: Params, settings: EvaluationSettings) -> Mapping[str, float]:
+        """What the evaluator says of the model around these very arrays."""
+        assert self.evaluator is not None
+        return self.evaluator(self.weights.skeleton.merge(params), self.weights.start.vocabulary, settings)
+
 
 def _train_stage(run: _Run, index: int) -> Params | None:
-    """Trains a stage to its end; its parameters, or None when it had ended before."""
+    """Trains a stage to its end; its parameters, or None where its checkpoints have them."""
     stage, settings = run.recipe.stages[index], run.recipe.checkpoint
     skeleton = stage_skeleton(run.weights.skeleton, stage, run.recipe.seed)
     ended = read_finished(checkpoint_folder(run.run_dir, stage.name))
     if ended is not None and ended.is_end_of(stage.length):
         return None
     spec = cache_spec(run.recipe, stage, run.run_dir / "tokenizer")
-    sources = ensure_cache(spec, run.recipe.data.cache_path(), progress=run.show_progress)
-    write_stage_data(run.run_dir, stage.name, count_stage_data(spec, sources))
+    ensure = ensure_text_cache if stage.objective == "language_modelling" else ensure_cache
+    sources = ensure(spec, run.recipe.data.cache_path(), progress=run.show_progress)
+    write_stage_data(run.run_dir, stage.name, count_stage_data(spec, sources, stage.objective))
     loader = make_loader(sources, run.recipe, stage)
     num_steps = steps_of_stage(stage, loader.plan)
     if stage.steps is None and run.show_progress:
@@ -158,25 +150,28 @@ def _train_stage(run: _Run, index: int) -> Params | None:
         optimizer = make_optimizer(stage.optimizer, num_steps, skeleton)
         shardings = state_shardings(skeleton, optimizer, run.mesh)
         state, done = run.weights.first_state(index, skeleton, checkpoints, optimizer, shardings)
-        if done < num_steps:
-            step = make_train_step(skeleton, optimizer, run.mesh, shardings, stage.num_microbatches, run.recipe.loss)
-            with Journal(run.run_dir, stage.name, done, num_steps, show_progress=run.show_progress) as journal:
+        with Journal(run.run_dir, stage.name, done, num_steps, show_progress=run.show_progress) as journal:
+            evaluations = StageEvaluations(run.run_dir, stage, num_steps, journal, run.judge)
+            evaluations.run(done, state.result)
+            if done < num_steps and not evaluations.is_over():
+                step = make_train_step(
+                    skeleton, optimizer, run.mesh, shardings, stage.num_microbatches, run.recipe.loss
+                )
                 state = run_steps(
-                    step, state, done, num_steps, loader,
-                    mesh=run.mesh, checkpoints=checkpoints, save_every=settings.every, journal=journal, watch=run.watch,
+                    step, state, done, num_steps, loader, mesh=run.mesh, checkpoints=checkpoints,
+                    save_every=settings.every, journal=journal, evaluations=evaluations, watch=run.watch,
                 )  # fmt: skip
-        checkpoints.finish(Finished(max(done, num_steps), None, stage.length))
-    return state.result
+        last, best = int(state.step), evaluations.best_step()
+        checkpoints.finish(Finished(last, best, stage.length))
+    return state.result if best in (None, last) else None
 
 
 def make_loader(sources: Sequence[SizedSource], recipe: Recipe, stage: Stage) -> Loader:
     """The batches of a stage on this host; the rates are those of data/rates.py, by the number of examples."""
-    data = recipe.data
     sizes = {source.name: len(source) for source in sources}
     rates = mixing_rates(sizes, stage.rate_cap, stage.temperature, stage.weights)
     tasks = [TaskSize(source.name, source.lengths, rates[source.name]) for source in sources]
-    config = PlanConfig(data.rows_per_step, data.row_tokens, data.row_supervised, data.window, recipe.seed)
-    plan = BatchPlan(tasks, config, data.cache_path() / "plans")
+    plan = BatchPlan(tasks, recipe.plan_config(stage), recipe.data.cache_path() / "plans")
     return Loader(plan, sources, jax.process_index(), jax.process_count())
 
 

@@ -178,7 +178,7 @@ def _on_matrices(transform: optax.GradientTransformation, matrices: Params) -> o
         updates, state = transform.update(mapped(_to_matrices, grads), state, mapped(_to_matrices, params))
         return mapped(_from_matrices, updates, params), state
 
-    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
+    return optax.GradientTransformation(init, update)
 
 
 def _matrix_axes(numbers: MuonDimensionNumbers, rank: int) -> tuple[list[int], int]:

@@ -44,11 +44,25 @@ class SignalWatch:
         finally:
             self._deferred = False
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """A part of a deferred block that a signal ends at once, because everything is saved already."""
+        self._deferred = False
+        try:
+            if self.requested:
+                raise self._interrupted()
+            yield
+        finally:
+            self._deferred = True
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._restore()
         self.requested = signal.Signals(number).name
         if not self._deferred:
-            raise Interrupted(f"stopped by {self.requested} before a step was running (run again to go on)")
+            raise self._interrupted()
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(f"stopped by {self.requested} before a step was running (run again to go on)")
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from seqgpt_jax.data.cache import CacheSpec
-from seqgpt_jax.data.datasets import atomic_tasks
+from seqgpt_jax.data.texts import Objective, dataset_tasks
 from seqgpt_jax.whole import write_text
 
 _SUMMED = ("examples", "tokens", "supervised", "cut", "dropped", "surplus")
@@ -56,12 +56,13 @@ class StageData:
         return sum(getattr(dataset, name) for dataset in self.datasets)
 
 
-def count_stage_data(spec: CacheSpec, sources: Iterable[CountedSource]) -> StageData:
+def count_stage_data(spec: CacheSpec, sources: Iterable[CountedSource], objective: Objective = "answers") -> StageData:
     """Adds up what the caches of a spec have counted, by dataset."""
     stats = {source.name: source.stats for source in sources}
     datasets = []
     for dataset in spec.datasets():
-        own = [stats[task] for task in atomic_tasks(dataset) if task in stats]  # a task without examples has no cache
+        tasks = dataset_tasks(dataset, objective)
+        own = [stats[task] for task in tasks if task in stats]  # a task without examples has no cache
         sums = {name: sum(each.get(name, 0) for each in own) for name in _SUMMED}
         leaked = max((each.get("leaked", 0) for each in own), default=0) // spec.passes  # each task read every record
         meta = dataset.declared

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqgpt_jax.data.cache import CacheSpec
-from seqgpt_jax.data.datasets import atomic_tasks
 from seqgpt_jax.data.questions import training_texts
 from seqgpt_jax.data.rates import task_weights
+from seqgpt_jax.data.texts import dataset_tasks
 from seqgpt_jax.models.decoder import Decoder, DecoderConfig, embedding_rows
 from seqgpt_jax.recipe import Recipe, Stage
 from seqgpt_jax.training.partitioning import ModelSkeleton, Params, params_of
@@ -88,7 +88,8 @@ def stage_skeleton(skeleton: ModelSkeleton, stage: Stage, seed: int) -> ModelSke
 def check_stages(recipe: Recipe) -> None:
     """UserError, before anything is trained, for a mixture that a stage cannot read or a weight that names nothing."""
     for stage in recipe.stages:
-        tasks = [name for dataset in cache_spec(recipe, stage, "").datasets() for name in atomic_tasks(dataset)]
+        datasets = cache_spec(recipe, stage, "").datasets()
+        tasks = [name for dataset in datasets for name in dataset_tasks(dataset, stage.objective)]
         task_weights(tasks, stage.weights)
 
 

@@ -18,6 +18,7 @@ from seqgpt_jax.training.checkpoints import StageCheckpoints
 from seqgpt_jax.training.journal import Journal
 from seqgpt_jax.training.partitioning import batch_sharding
 from seqgpt_jax.training.signals import Interrupted, SignalWatch
+from seqgpt_jax.training.stage_evaluation import StageEvaluations
 from seqgpt_jax.training.step import StepMetrics, TrainState, abstract_batch
 
 MAX_BAD_STEPS = 10  # steps in a row without a finite loss and gradient before training gives up
@@ -34,9 +35,12 @@ def run_steps(
     checkpoints: StageCheckpoints,
     save_every: int,
     journal: Journal,
+    evaluations: StageEvaluations | None = None,
     watch: SignalWatch,
 ) -> TrainState:
-    """The steps done+1 .. num_steps; saves at multiples of save_every and at the last, and when a signal asks to stop.
+    """The steps done+1 .. num_steps, or fewer where the evaluations say that it is enough.
+
+    Saves at multiples of save_every, before each evaluation, at the last step, and when a signal asks to stop.
 
     Rows of the journal are written before the checkpoint of their step, so a run that is killed has lost no row that
     its checkpoint is past. Raises Interrupted, or UserError after MAX_BAD_STEPS steps in a row that were no numbers.
@@ -71,14 +75,20 @@ def run_steps(
             pending = metrics
             if number < num_steps:
                 batch, waits[number + 1] = _timed_next(batches, mesh)
-            stop = watch.requested
-            if stop or number == num_steps or number % save_every == 0:
+            stop, judged = watch.requested, evaluations is not None and evaluations.is_due(number)
+            if stop or judged or number == num_steps or number % save_every == 0:
                 settle(number)
                 journal.flush()
-                checkpoints.save(number, state)
+                checkpoints.save(number, state, evaluations.best_step() if evaluations is not None else None)
             if stop and number < num_steps:
                 checkpoints.wait()
                 raise Interrupted(f"stopped by {stop} after step {number} of {num_steps}, saved (run again to go on)")
+            if evaluations is not None and judged:
+                with watch.at_once():
+                    evaluations.run(number, state.result)
+                if evaluations.is_over():
+                    break
+                last_read = time.perf_counter()
     return state
 
 

@@ -113,6 +113,7 @@ def test_the_key_follows_every_module_on_the_way(tmp_path: Path) -> None:
     on_the_way += [f"seqgpt_jax/data/{name}.py" for name in ("balance", "datasets", "label_pools", "questions")]
     on_the_way += [f"tasks/{name}.py" for name in ("preprocessors", "mixtures", "build")]
     beside = ["seqgpt_jax/metrics.py", "seqgpt_jax/models/bloom.py", "seqgpt_jax/synthesis/generator.py"]
+    beside += ["seqgpt_jax/data/texts.py", "seqgpt_jax/data/text_cache.py", "seqgpt_jax/data/cache.py"]
     command = [sys.executable, "-c", FINGERPRINTS, str(tmp_path), *on_the_way, *beside]
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": ""}
     output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=tmp_path).stdout

@@ -124,7 +124,7 @@ def test_batch_is_a_pytree() -> None:
 def test_training_path_imports_no_tensorflow() -> None:
     code = (
         "import sys, seqgpt_jax.data.loader, seqgpt_jax.training.step, seqgpt_jax.training.checkpoints, "
-        "seqgpt_jax.training.journal, seqgpt_jax.configuration\n"
+        "seqgpt_jax.training.journal, seqgpt_jax.training.loop, seqgpt_jax.configuration\n"
         "print([name for name in ('tensorflow', 'seqio', 't5', 'transformers', 'torch') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

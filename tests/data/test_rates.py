@@ -41,6 +41,7 @@ def test_a_weight_is_a_tasks_or_its_datasets() -> None:
 
 
 def test_a_dataset_that_ends_like_a_step_is_no_part_of_another() -> None:
+    assert task_weights(["duee_text", "ner_text"], {"duee": 2.0}) == {"duee_text": 2.0, "ner_text": 1.0}
     assert task_weights(["news", "news_relation"], {"news": 2.0}) == {"news": 2.0, "news_relation": 1.0}
 
 

@@ -34,6 +34,7 @@ RECIPE = Recipe(
     stages=(
         Stage("one", "synthetic", 5, optimizer=OptimizerConfig(name="adamw")),
         Stage("two", "mini_real", 5, num_microbatches=3),
+        Stage("texts", "mini_real", 5, objective="language_modelling"),
     ),
     model=ModelSettings(num_layers=LAYERS, width=WIDTH, num_heads=4, layer_loop="scan"),
     tokenizer=TokenizerSettings(vocab_size=VOCABULARY),
@@ -102,6 +103,15 @@ def test_flops_by_hand(plan: Plan) -> None:
     assert plan.work.model_flops == 3 * (blocks + attention + head)
     assert plan.work.traced_flops == pytest.approx(plan.work.model_flops, rel=0.01)  # nothing is recomputed
     assert plan.work.unknown_loops == 0
+
+
+def test_language_modelling_has_the_head_at_every_token(plan: Plan) -> None:
+    texts = make_plan(RECIPE, parse_topology("cpu:8"), "texts")
+    assert plan_to_dict(texts)["row_supervised"] == TOKENS
+    more = 3 * 2 * ROWS * (TOKENS - SUPERVISED) * WIDTH * VOCABULARY
+    assert texts.work.model_flops - plan.work.model_flops == more
+    assert texts.work.traced_flops - plan.work.traced_flops == pytest.approx(more, rel=0.01)
+    assert f"{TOKENS} of them supervised" in plan_to_text(texts)
 
 
 def test_remat_shows_in_the_traced_count(plan: Plan) -> None:
@@ -324,7 +334,7 @@ def test_unknown_topologies(name: str, message: str, gin_file: Path, capsys: pyt
         ({"mesh": MeshSettings(fsdp=5)}, "one", "does not fit 8 devices"),
         ({"data": DataSettings(rows_per_step=6)}, "one", "6 rows a step do not divide by 4"),
         ({}, "two", "8 rows a step do not divide by 12"),
-        ({}, "three", "the recipe has no stage 'three' (choose one, two)"),
+        ({}, "three", "the recipe has no stage 'three' (choose one, two, texts)"),
     ],
 )
 def test_what_cannot_be_planned(change: dict[str, Any], stage: str, message: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from seqgpt_jax.data.loader import Batch
@@ -23,11 +24,12 @@ from seqgpt_jax.recipe import CheckpointSettings, DataSettings, MeshSettings, Re
 from seqgpt_jax.training import loop, steps
 from seqgpt_jax.training.checkpoints import StageCheckpoints, checkpoint_folder, load_run, saved_stages
 from seqgpt_jax.training.finished import Finished
-from seqgpt_jax.training.journal import Journal, read_rows, summarise_stage
+from seqgpt_jax.training.journal import Journal, summarise_stage
 from seqgpt_jax.training.loop import TrainResult, train
 from seqgpt_jax.training.partitioning import params_of
 from seqgpt_jax.training.run_directory import claim_run_dir
 from seqgpt_jax.training.signals import Interrupted, SignalWatch
+from seqgpt_jax.training.sinks import read_rows
 from seqgpt_jax.training.start import StartingPoint
 from seqgpt_jax.training.step import StepMetrics
 from seqgpt_jax.vocabulary import train_tokenizer
@@ -49,7 +51,10 @@ def toy_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def toy_recipe(tmp_path: Path, **changes: Any) -> Recipe:
     recipe = Recipe(
-        stages=(Stage("one", "synthetic", 7, optimizer=TOY_MUON), Stage("two", "mini_real", 6, optimizer=TOY_ADAMW)),
+        stages=(
+            Stage("one", "synthetic", 7, optimizer=dataclasses.replace(TOY_MUON, ema_decay=0.5)),
+            Stage("two", "mini_real", 6, optimizer=TOY_ADAMW, freeze_half=True),
+        ),
         data=DataSettings(
             cache_dir=str(tmp_path / "cache"), rows_per_step=8, row_tokens=40, row_supervised=12, window=32
         ),
@@ -93,22 +98,18 @@ def rows_without_time(run_dir: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "time"} for row in read_rows(run_dir)]
 
 
-def judge(model: Any, vocabulary: Any, *, stage: str, run_dir: Path) -> Iterator[tuple[str, float]]:
-    yield "mean", float(model.embedding[...].mean())
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainResult, Any]:
     patch = pytest.MonkeyPatch()
     with patch.context() as monkeypatch:
         toy_run.__wrapped__(monkeypatch)
         folder = tmp_path_factory.mktemp("undisturbed")
-        result = run(toy_recipe(folder), folder / "run", evaluators=[judge])
+        result = run(toy_recipe(folder), folder / "run")
     return result, jax.device_get(params_of(result.model))
 
 
 def test_a_run_leaves_what_it_should(undisturbed: tuple[TrainResult, Any]) -> None:
-    result, _ = undisturbed
+    result, end = undisturbed
     assert [(stage.name, stage.steps) for stage in result.stages] == [("one", 7), ("two", 6)]
     assert all(stage.loss_last < stage.loss_first for stage in result.stages)
     assert all(stage.tokens_per_second > stage.supervised_per_second > 0 for stage in result.stages)
@@ -129,7 +130,18 @@ def test_a_run_leaves_what_it_should(undisturbed: tuple[TrainResult, Any]) -> No
         steps = {"one": 7, "two": 6}[stage]
         assert finished == {"step": steps, "best_step": None, "length": {"steps": steps}}
     assert list((result.run_dir / "tensorboard").iterdir())
-    # The second stage goes on from the weights of the first, with an optimiser of its own.
+    one, two = saved_stages(result.run_dir)
+    assert (one.steps, one.frozen_layers, two.steps, len(two.frozen_layers)) == (7, (), 6, 1)
+    assert (checkpoint_folder(result.run_dir, "one") / "7" / "averaged").is_dir()
+    # The second stage goes on from the average of the first, and leaves a layer as it was; its optimiser is its own.
+    averaged, params = (
+        ocp.StandardCheckpointer().restore(checkpoint_folder(result.run_dir, "one") / "7" / name)
+        for name in ("averaged", "params")
+    )
+    kernels = (tree["blocks"]["up"]["kernel"][two.frozen_layers[0]] for tree in (end, averaged, params))
+    final, kept, other = (np.asarray(kernel) for kernel in kernels)
+    np.testing.assert_array_equal(final, kept)
+    assert (kept != other).any()
     assert rows[7]["loss"] < rows[0]["loss"]
     assert rows[7]["learning_rate"] == pytest.approx(0.5 * TOY_ADAMW.learning_rate)
 
@@ -238,10 +250,9 @@ def test_killed_before_its_end_is_marked_a_stage_ends_the_same(
     with pytest.raises(Killed):
         run(toy_recipe(tmp_path), tmp_path / "run")
     monkeypatch.setattr(StageCheckpoints, "finish", finish)
-    result = run(toy_recipe(tmp_path), tmp_path / "run", evaluators=[judge])
+    result = run(toy_recipe(tmp_path), tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(params_of(result.model)), want_params)
     assert rows_without_time(tmp_path / "run") == rows_without_time(want.run_dir)
-    assert list(result.scores) == ["one", "two"]
 
 
 def test_a_stage_that_became_longer_trains_on(tmp_path: Path) -> None:
@@ -267,13 +278,6 @@ def test_a_run_of_another_config_is_refused(undisturbed: tuple[TrainResult, Any]
     (tmp_path / "run" / "config.gin").write_text("seed = 2\n")
     claim_run_dir(tmp_path / "run", "seed = 1\n", False)
     assert not (tmp_path / "run" / "tokenizer").exists()
-
-
-def test_evaluators_judge_the_model_of_each_stage(undisturbed: tuple[TrainResult, Any]) -> None:
-    result, params = undisturbed
-    assert list(result.scores) == ["one", "two"]
-    assert result.scores["two"]["mean"] == pytest.approx(params["embedding"].mean())
-    assert result.scores["one"] != result.scores["two"]
 
 
 def test_rows_that_do_not_fit_the_mesh_are_refused_first(tmp_path: Path) -> None:

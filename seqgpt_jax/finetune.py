@@ -1,0 +1,89 @@
+"""`seqgpt finetune`: a user's own data and a model that exists -> the model that knows them, judged before and after.
+
+DATA --data/own.py--> OUT/dataset --recipes/finetune.gin--> a run in OUT, as of `seqgpt train`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqgpt_jax.configuration import load_recipe
+from seqgpt_jax.data.mixtures import find_folder_datasets
+from seqgpt_jax.data.own import OwnData
+from seqgpt_jax.evaluation import Evaluation, evaluate
+from seqgpt_jax.pipeline import run_recipe
+from seqgpt_jax.predictor import SeqGPT, model_directory
+from seqgpt_jax.recipe import EvaluationSettings, Recipe
+from seqgpt_jax.tables import text_table
+
+RECIPE = "recipes/finetune.gin"
+BEFORE = "_before"  # ends the name of a section of the report: the model as it was given
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a user may choose of a fine-tuning; None: as the recipe has it.
+
+    learning_rate: peak, of everything. lora_rank: train a LoRA of this rank alone.
+    """
+
+    epochs: float | None = None
+    learning_rate: float | None = None
+    lora_rank: int | None = None
+    bindings: Sequence[str] = ()  # gin, on top
+
+
+def finetune(own: OwnData, model: str, out: Path, choices: Choices) -> None:
+    """Trains `model` (a run, a Hugging Face directory or a hub id) on the data; the run is in `out`.
+
+    A run that was interrupted is gone on with. UserError as from pipeline.run_recipe and load_recipe.
+    """
+    recipe = finetune_recipe(own, model, choices)
+    before = judge(model, own, recipe)
+    after = run_recipe(recipe, out, before={f"{name}{BEFORE}": each for name, each in before.items()})
+    print("\nBefore and after:")
+    for line in before_and_after(before, after):
+        print(f"  {line}")
+
+
+def finetune_recipe(own: OwnData, model: str, choices: Choices) -> Recipe:
+    """The recipe of gin/recipes/finetune.gin for this data and model, and the test split where there is one."""
+    bindings = [f"MODEL = {str(model_directory(Path(model)))!r}", f"DATA = {str(own.folder.absolute())!r}"]
+    if choices.lora_rank is not None:
+        bindings += ["model.lora = @lora()", f"lora.rank = {choices.lora_rank}", "LEARNING_RATE = 2e-4"]
+    if choices.epochs is not None:
+        bindings.append(f"EPOCHS = {choices.epochs}")
+    if choices.learning_rate is not None:
+        bindings.append(f"LEARNING_RATE = {choices.learning_rate}")
+    if own.has_test:
+        bindings += [
+            "recipe.evaluations = [@validation/evaluation(), @test/evaluation()]",
+            "test/evaluation.name = 'test'",
+            "test/evaluation.mixture = %DATA",
+            "test/evaluation.split = 'test'",
+        ]
+    return load_recipe(RECIPE, [*bindings, *choices.bindings])
+
+
+def judge(model: str, own: OwnData, recipe: Recipe) -> dict[str, Evaluation]:
+    """The recipe's evaluations of the model as it is given, by name."""
+    predictor = SeqGPT.from_pretrained(model)
+    datasets = find_folder_datasets(own.folder)
+
+    def judged(settings: EvaluationSettings) -> Evaluation:
+        return evaluate(predictor, datasets, settings.split, settings.limit)
+
+    return {settings.name: judged(settings) for settings in recipe.evaluations}
+
+
+def before_and_after(before: dict[str, Evaluation], after: dict[str, Evaluation]) -> list[str]:
+    """A table: each split's headline score before and after, and that of the baseline."""
+    rows = [["split", "metric", "records", "before", "after", "baseline"]]
+    for name, first in before.items():
+        (old,), (new,) = first.datasets, after[name].datasets
+        headline = new.score.headline_name
+        scores = [old.score.headline, new.score.headline, new.baseline.metrics[headline]]
+        rows.append([name, headline, str(new.score.num_records), *(f"{score:.3f}" for score in scores)])
+    return text_table(rows, num_left=2)
