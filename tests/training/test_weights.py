@@ -119,7 +119,7 @@ def test_a_hugging_face_directory(tmp_path: Path, vocabulary: Vocabulary) -> Non
 
 
 def test_what_a_stage_cannot_start_from(tmp_path: Path, vocabulary: Vocabulary) -> None:
-    train_tokenizer(["another text"], 290).save(tmp_path / "foreign" / "tokenizer")
+    train_tokenizer(["another text, another word"] * 9, 300).save(tmp_path / "foreign" / "tokenizer")
     vocabulary.save(tmp_path / "wide" / "tokenizer")
     for name, config in (("foreign", SMALL), ("wide", dataclasses.replace(SMALL, width=64))):
         save(tmp_path / name, "first", 0, 3, 1.0, config)
