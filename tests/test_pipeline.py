@@ -64,6 +64,6 @@ def test_a_model_in_training_is_judged_as_by_seqgpt_eval(model_dir: Path) -> Non
 
 
 def test_a_split_that_is_not_there_is_named_before_training() -> None:
-    settings = EvaluationSettings("dev", "mini_held_out", "validation")
-    with pytest.raises(UserError, match=r"evaluation 'dev': none of \d+ datasets has a split 'validation'"):
+    settings = EvaluationSettings("dev", "mini_held_out", "dev")
+    with pytest.raises(UserError, match=r"evaluation 'dev': none of \d+ datasets has a split 'dev'"):
         make_evaluator(Recipe(stages=(Stage("one", "synthetic", 5, evaluations=(settings,)),)))
