@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand and returns the exit code."""
     options = build_parser().parse_args(arguments)
     keep_freed_memory()
-    absl.logging.set_verbosity(absl.logging.ERROR)  # orbax warns of what we asked it to do
+    absl.logging.set_verbosity(absl.logging.FATAL)  # orbax warns of what we asked it to do, and raises errors
     from seqgpt_jax.training.signals import Interrupted
 
     try:
@@ -60,6 +60,15 @@ def build_parser() -> argparse.ArgumentParser:
     _add_bindings(train)
     train.add_argument("--run_dir", type=Path, metavar="DIR", help="where all results go (default: runs/<recipe name>)")
     train.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="go on with the run that the directory holds (default), or refuse a directory that holds one",
+    )
+    train.add_argument(
+        "--allow_changed_config", action="store_true", help="go on with a run whose config was another one"
+    )
+    train.add_argument(
         "--profile",
         metavar="START:STOP",
         help="record these steps of the first stage that is trained, into DIR/profile",
@@ -75,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     plan = add_command(
         commands, "plan", _plan, "compile the train step for chips that are not there: memory, FLOPs, collectives",
-        "seqgpt plan gin/recipes/real_7b1.gin --topology v5e:16x16",
+        "seqgpt plan gin/recipes/quickstart.gin --topology v5e:2x2",
     )  # fmt: skip
     _add_recipe(plan)
     _add_bindings(plan)
@@ -234,15 +243,21 @@ def _train(options: argparse.Namespace) -> None:
     with joined(processes_of_flags(options.coordinator, options.num_processes, options.process_id)):
         from seqgpt_jax.configuration import load_recipe
         from seqgpt_jax.pipeline import run_recipe
+        from seqgpt_jax.training.faults import full_disk_explained
         from seqgpt_jax.training.profiler import ProfileWindow
+        from seqgpt_jax.training.signals import SignalWatch
 
         recipe = load_recipe(options.recipe, options.gin)
-        run_recipe(
-            recipe,
-            options.run_dir or Path("runs") / Path(options.recipe).stem,
-            profile=ProfileWindow.parse(options.profile) if options.profile else None,
-            wandb_project=options.wandb,
-        )
+        run_dir = options.run_dir or Path("runs") / Path(options.recipe).stem
+        with full_disk_explained(run_dir), SignalWatch():  # training watches itself; what follows it takes long too
+            run_recipe(
+                recipe,
+                run_dir,
+                profile=ProfileWindow.parse(options.profile) if options.profile else None,
+                wandb_project=options.wandb,
+                allow_changed_config=options.allow_changed_config,
+                resume=options.resume,
+            )
 
 
 def _finetune(options: argparse.Namespace) -> None:

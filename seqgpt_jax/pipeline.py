@@ -34,8 +34,11 @@ def run_recipe(
     recipe: Recipe,
     run_dir: Path,
     before: Mapping[str, Evaluation] | None = None,
+    *,
     profile: ProfileWindow | None = None,
     wandb_project: str | None = None,
+    allow_changed_config: bool = False,
+    resume: bool = True,
 ) -> dict[str, Evaluation]:
     """Everything that `seqgpt train` does; results lie in run_dir (docs: README, "What a run leaves").
 
@@ -53,6 +56,8 @@ def run_recipe(
         config_text=operative_config_str(),
         profile=profile,
         wandb_project=wandb_project,
+        allow_changed_config=allow_changed_config,
+        resume=resume,
     )
     predictor = SeqGPT(result.model, result.vocabulary, prompt_format=recipe.prompt.format)
     sections: dict[str, Evaluation] = {}

@@ -240,6 +240,8 @@ def _markdown(
             speed = f"{stage.tokens_per_second:,.0f}"
             rows.append([stage.name, stage.protocol, str(stage.steps), *losses, speed])
         parts += [*markdown_table(rows, num_left=2), ""]
+        if skipped := ", ".join(f"{stage.name} {stage.skipped}" for stage in stages if stage.skipped):
+            parts += [f"Steps skipped because their loss or gradient was not a number: {skipped}.", ""]
     if note := few_shot_note({stage.name: stage.protocol for stage in stages}):
         parts += [f"**{note}**", ""]
     if has_losses:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,14 +100,40 @@ def test_a_lora_is_asked_for_in_gin(small: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", names("recipes"))
 def test_every_recipe_builds(name: str, tmp_path: Path) -> None:
     path = GIN / "recipes" / f"{name}.gin"
-    recipe = load_recipe(path)
-    assert [stage.objective for stage in recipe.stages][-2:] == ["answers", "answers"]
-    assert [stage.name for stage in recipe.stages][:-2] == (["language_modelling"] if name == "real_lm" else [])
+    required = re.findall(r"^(\w+) = %gin.REQUIRED", path.read_text(), re.MULTILINE)
+    recipe = load_recipe(path, [f"{macro}='given'" for macro in required])
+    begin = ["language_modelling"] if name == "real_lm" else []
+    assert [stage.objective for stage in recipe.stages] == begin + ["answers"] * (1 if name == "finetune" else 2)
     assert recipe.evaluations
     assert recipe.model.config(1000).vocab_size == 1000
     head = path.read_text().split("\n\n")[0]
     assert f"seqgpt train gin/recipes/{name}.gin" in head
     assert "Expect" in head
+
+
+def test_what_a_recipe_requires_is_asked_for_in_one_line(small: Path) -> None:
+    with pytest.raises(UserError) as error:
+        load_recipe("bloomz_560m")
+    assert str(error.value) == (
+        "bloomz_560m: PRETRAINED and DATA_DIR must be given "
+        "(add --gin 'PRETRAINED=...' --gin 'DATA_DIR=...', strings in quotes)"
+    )
+    with pytest.raises(UserError, match=r"bloomz_7b1: DATA_DIR must be given .add --gin 'DATA_DIR=\.\.\.'"):
+        load_recipe("bloomz_7b1", ["PRETRAINED='models/bloomz'"])
+    small.write_text(SMALL + "one/stage.split = %gin.REQUIRED\n")
+    with pytest.raises(UserError, match="one/stage.split must be given"):
+        load_recipe(small)
+    assert load_recipe(small, ["one/stage.split='dev'"]).stages[0].split == "dev"
+
+
+@pytest.mark.parametrize("name", ["560m", "1b7", "3b", "7b1"])
+def test_the_bloomz_recipes_train_released_weights_whole(name: str) -> None:
+    recipe = load_recipe(f"bloomz_{name}", ["PRETRAINED='models/x'", "DATA_DIR='d'", "SYNTHETIC_EPOCHS=0.5"])
+    assert (recipe.model.preset, recipe.model.pretrained, recipe.data.data_dir) == (f"bloom_{name}", "models/x", "d")
+    assert [stage.length for stage in recipe.stages] == [{"epochs": 0.5}, {"epochs": 2.0}]
+    assert {stage.optimizer.name for stage in recipe.stages} == {"adamw"}
+    config = recipe.model.config(250880)
+    assert (config.param_dtype, config.compute_dtype, config.remat) == ("float32", "bfloat16", "full")
 
 
 @pytest.mark.parametrize("name", names("models"))

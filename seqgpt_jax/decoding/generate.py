@@ -11,6 +11,7 @@ Shapes: B batch, T prompt tokens, A answer tokens.
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.experimental.multihost_utils import process_allgather
+from jax.experimental.multihost_utils import assert_equal, process_allgather
 
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.decoder import Decoder, KVCache, init_cache
@@ -44,6 +45,8 @@ def generate(
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     _check(model, prompts, limits, batch_size)
     graph, params = nnx.split(model)
+    if not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(params)):
+        assert_equal(np.uint32(zlib.crc32(repr((prompts, limits)).encode())), "the processes have different prompts")
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), limits[i]))
     answers: list[list[int]] = [[] for _ in prompts]
     num_done = 0

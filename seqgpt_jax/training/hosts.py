@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
@@ -24,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax._src import cloud_tpu_init, distributed  # the key-value store and its barriers have no public name
+from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from seqgpt_jax.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
@@ -75,7 +77,9 @@ def joined(flags: Processes | None = None) -> Iterator[None]:
 
 def _connect(found: Processes, seconds: int = CONNECT_SECONDS) -> None:
     host, _, port = found.coordinator.rpartition(":")
-    advice = f"is process 0 running on {host}, can port {port} be reached from {socket.gethostname()}, and is it free?"
+    advice = f"is process 0 running on {host}, and can port {port} there be reached from {socket.gethostname()}?"
+    if found.index == 0:
+        advice = f"are the others running, can they reach this host as {host}, and is port {port} free?"
     if found.index > 0:
         deadline = time.monotonic() + seconds
         while True:  # jax would end this process without a word that helps
@@ -92,20 +96,25 @@ def _connect(found: Processes, seconds: int = CONNECT_SECONDS) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from training/signals.py
     try:
-        jax.distributed.initialize(
-            found.coordinator,
-            found.count,
-            found.index,
-            local_device_ids=found.local_devices,
-            cluster_detection_method="deactivate",
-            initialization_timeout=seconds,
-            shutdown_timeout_seconds=60,
-        )
-    except RuntimeError as error:
+        _wait_for(lambda: _initialize(found), seconds)
+    except (RuntimeError, TimeoutError) as error:
+        distributed.global_state.client = distributed.global_state.service = None  # nothing to take leave of
         raise UserError(
             f"process {found.index} of {found.count} could not join the others at {found.coordinator}: "
             f"{str(error).splitlines()[0]} ({advice})"
         ) from None
+
+
+def _initialize(found: Processes) -> None:
+    jax.distributed.initialize(
+        found.coordinator,
+        found.count,
+        found.index,
+        local_device_ids=found.local_devices,
+        cluster_detection_method="deactivate",
+        initialization_timeout=24 * 3600,  # at its end jax aborts this process; we give up before
+        shutdown_timeout_seconds=60,
+    )
 
 
 def _exit_code(error: BaseException) -> int:
@@ -181,8 +190,11 @@ def from_main(make: Callable[[], T]) -> T:
     return json.loads(_wait_for(lambda: client.blocking_key_value_get(key, _FOR_EVER)))
 
 
-def _wait_for(call: Callable[[], Any]) -> Any:
-    """What a call returns that blocks; signals, and the end of other processes, are handled while it does."""
+def _wait_for(call: Callable[[], Any], seconds: float = math.inf) -> Any:
+    """What a call returns that blocks; signals, and the end of other processes, are handled while it does.
+
+    Raises TimeoutError after so many seconds, and goes on without it.
+    """
     outcome: list[tuple[Any, Exception | None]] = []
 
     def wait() -> None:
@@ -193,10 +205,13 @@ def _wait_for(call: Callable[[], Any]) -> Any:
 
     waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()
+    deadline = time.monotonic() + seconds
     while not outcome:
-        waiting.join(0.5)
+        waiting.join(0.2)
         if _ends and not outcome:
             raise _error_of(_ends[0])
+        if not outcome and time.monotonic() > deadline:
+            raise TimeoutError(f"they did not all come in {seconds} s")
     value, error = outcome[0]
     if error is not None:
         raise error
@@ -269,6 +284,21 @@ def first_to_see(folder: Path) -> int:
 # --- stopping at the same step ---------------------------------------------------------------------------------------
 
 
+def agreed_signal(requested: str | None) -> str | None:
+    """The signal that any process has had, if one has; all processes must ask, and wait for each other."""
+    if jax.process_count() == 1:
+        return requested
+    return _name_of(int(process_allgather(np.int32(_number_of(requested))).max()))
+
+
+def _number_of(name: str | None) -> int:
+    return signal.Signals[name] if name else 0
+
+
+def _name_of(number: int) -> str | None:
+    return signal.Signals(number).name if number else None
+
+
 class StopVote:
     """What signal has asked any process to stop, known to all of them at the same step.
 
@@ -292,8 +322,7 @@ class StopVote:
         if not self._several:
             return requested
         previous = self._cast
-        own = np.full(self._num_local, signal.Signals[requested] if requested else 0, np.int32)
+        own = np.full(self._num_local, _number_of(requested), np.int32)
         self._cast = self._maximum(jax.make_array_from_process_local_data(self._split, own))
         counted = self._cast if wait else previous
-        number = 0 if counted is None else int(counted)
-        return signal.Signals(number).name if number else None
+        return None if counted is None else _name_of(int(counted))

@@ -25,7 +25,8 @@ class StageResult:
     """How a stage went, from its rows in metrics.jsonl. The losses are means over the first and last steps (up to 20).
 
     Tokens are those in the rows, without padding; supervised tokens are the part of them that the loss is over.
-    protocol: few_shot where held-out datasets were trained on, which every report says.
+    protocol: few_shot where held-out datasets were trained on, which every report says. skipped: steps whose loss or
+    gradient was no number, so that they changed nothing.
     """
 
     name: str
@@ -38,6 +39,7 @@ class StageResult:
     tokens_per_second: float
     supervised_per_second: float
     protocol: str = "zero_shot"
+    skipped: int = 0
 
 
 class Journal:
@@ -86,7 +88,8 @@ class Journal:
         }
         scalars = {name: float(getattr(metrics, name)) for name in ("loss", "accuracy", "learning_rate", "grad_norm")}
         counts = {"tokens": tokens, "targets": targets, "padding": round(1 - tokens / positions, 6)}
-        self._write(Row(self._stage, step, {**scalars, **counts}, time))
+        skipped = {} if metrics.finite else {"skipped": True}
+        self._write(Row(self._stage, step, {**scalars, **counts, **skipped}, time))
         self._bar.update(StepFigures(scalars["loss"], tokens, targets, positions, seconds, data_seconds, mfu))
 
     def write_evaluation(self, step: int, name: str, scores: Mapping[str, float], seconds: float) -> None:
@@ -121,6 +124,7 @@ def summarise_stage(run_dir: Path, stage: str, protocol: str = "zero_shot") -> S
         tokens_per_second=tokens / seconds,
         supervised_per_second=targets / seconds,
         protocol=protocol,
+        skipped=sum("skipped" in row for row in rows),
     )
 
 

@@ -78,7 +78,7 @@ def _open_mpi(env: Mapping[str, str]) -> Processes | None:
             "--num_processes $OMPI_COMM_WORLD_SIZE --process_id $OMPI_COMM_WORLD_RANK)"
         )
     port = _PORTS[int(launcher[1]) // 2**12 % len(_PORTS)]  # job numbers of Open MPI are multiples of 2**12
-    devices = _own_device(env, int(env["OMPI_COMM_WORLD_LOCAL_SIZE"]), int(env["OMPI_COMM_WORLD_LOCAL_RANK"]))
+    devices = _own_devices(env, int(env["OMPI_COMM_WORLD_LOCAL_SIZE"]), int(env["OMPI_COMM_WORLD_LOCAL_RANK"]))
     host = launcher[2] or f"[{launcher[3]}]"
     return Processes(f"{host}:{port}", count, int(env["OMPI_COMM_WORLD_RANK"]), "Open MPI", devices)
 
@@ -92,15 +92,19 @@ def _slurm(env: Mapping[str, str]) -> Processes | None:
     assert first_node is not None, env["SLURM_STEP_NODELIST"]
     port = _PORTS[int(env["SLURM_JOB_ID"]) % len(_PORTS)]
     nodes = int(env.get("SLURM_STEP_NUM_NODES", 1))
-    devices = _own_device(env, -(-count // nodes), int(env["SLURM_LOCALID"]))
+    devices = _own_devices(env, -(-count // nodes), int(env["SLURM_LOCALID"]))
     return Processes(f"{first_node[1]}{first_node[2] or ''}:{port}", count, int(env["SLURM_PROCID"]), "SLURM", devices)
 
 
-def _own_device(env: Mapping[str, str], per_host: int, local_index: int) -> tuple[int, ...] | None:
-    """One GPU each where several processes share a host, unless the launcher has dealt them out already."""
-    visible = env.get("CUDA_VISIBLE_DEVICES", "")
-    dealt_out = bool(visible) and len(visible.split(",")) < per_host
-    return None if per_host == 1 or dealt_out else (local_index,)
+def _own_devices(env: Mapping[str, str], per_host: int, local_index: int) -> tuple[int, ...] | None:
+    """An equal share of a host's GPUs where several processes are on it, unless the launcher has dealt them out."""
+    if per_host == 1 or "SLURM_GPUS_PER_TASK" in env:
+        return None
+    visible = env.get("CUDA_VISIBLE_DEVICES")
+    if not visible:
+        return (local_index,)
+    share = len(visible.split(",")) // per_host
+    return tuple(range(local_index * share, (local_index + 1) * share)) or None
 
 
 def _gke_tpu(env: Mapping[str, str]) -> Processes | None:

@@ -25,20 +25,30 @@ from seqgpt_jax.data.text_cache import ensure_text_cache
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.recipe import EvaluationSettings, Recipe, Stage
 from seqgpt_jax.training.checkpoints import StageCheckpoints, StageInfo, checkpoint_folder
+from seqgpt_jax.training.faults import BadSteps, full_disk_explained
 from seqgpt_jax.training.finished import Finished, read_finished
-from seqgpt_jax.training.hosts import check_shared, first_alone, first_to_see, from_main, is_main, main_alone
+from seqgpt_jax.training.hosts import (
+    agreed_signal,
+    check_shared,
+    first_alone,
+    first_to_see,
+    from_main,
+    is_main,
+    main_alone,
+)
 from seqgpt_jax.training.journal import Journal, StageResult, summarise_stage
 from seqgpt_jax.training.mfu import mfu_on
 from seqgpt_jax.training.model_info import write_model_info
 from seqgpt_jax.training.optimizers import make_optimizer
 from seqgpt_jax.training.partitioning import Params, check_rows, devices_for_rows, make_mesh, row_share
 from seqgpt_jax.training.profiler import Profiler, ProfileWindow
+from seqgpt_jax.training.recovery import clear_damage
 from seqgpt_jax.training.run_directory import claim_run_dir
 from seqgpt_jax.training.signals import SignalWatch
 from seqgpt_jax.training.sinks import Sink, WeightsAndBiases
 from seqgpt_jax.training.stage_data import count_stage_data, mixture_table, write_stage_data
 from seqgpt_jax.training.stage_evaluation import Evaluator, StageEvaluations
-from seqgpt_jax.training.start import cache_spec, prepare_start
+from seqgpt_jax.training.start import cache_spec, prepare_start, stage_skeleton
 from seqgpt_jax.training.step import make_train_step, state_shardings
 from seqgpt_jax.training.steps import compile_steps, run_steps
 from seqgpt_jax.training.weights import WeightSource, skeleton_of
@@ -72,27 +82,34 @@ def train(
     allow_changed_config: bool = False,
     profile: ProfileWindow | None = None,
     wandb_project: str | None = None,
+    resume: bool = True,
     show_progress: bool = True,
 ) -> TrainResult:
     """Trains every stage and returns the result; a run directory that exists is gone on with.
 
     evaluator judges the stages that have evaluations. config_text is kept as run_dir/config.gin and beside the
     checkpoints. profile: steps to record. wandb_project: where rows go too. Raises UserError where the recipe cannot be
-    run, or the directory holds a run of another config (unless allowed); Interrupted after SIGTERM or SIGINT, with
-    everything saved.
+    run, or the directory holds a run of another config (unless allowed) or, without resume, any run; Interrupted after
+    SIGTERM or SIGINT, with everything saved.
     """
     assert evaluator is not None or not any(stage.evaluations for stage in recipe.stages)
     run_dir = Path(run_dir)
     mesh = _make_mesh(recipe)
-    check_shared(run_dir)
-    main_alone("run directory", lambda: claim_run_dir(run_dir, config_text, allow_changed_config))
-    with SignalWatch() as watch, contextlib.ExitStack() as stack:
+    with full_disk_explained(run_dir), SignalWatch() as watch, contextlib.ExitStack() as stack:
+
+        def claim() -> None:
+            claim_run_dir(run_dir, config_text, allow_changed_config, resume)
+            clear_damage(run_dir, [stage.name for stage in recipe.stages])
+
+        check_shared(run_dir)
+        main_alone("run directory", claim)
         profiler, sinks = stack.enter_context(Profiler(profile, run_dir)), list[Sink]()
         if wandb_project is not None and is_main():
             sinks.append(stack.enter_context(contextlib.closing(WeightsAndBiases(wandb_project, run_dir, config_text))))
         start = first_alone("tokenizer", is_main(), lambda: prepare_start(recipe, run_dir))
         skeleton = skeleton_of(start, recipe.seed)
         weights = WeightSource(recipe, run_dir, mesh, start, skeleton)
+        weights.check()
         run = _Run(
             recipe, run_dir, mesh, weights, evaluator, config_text, watch, profiler, tuple(sinks),
             show_progress and is_main(),
@@ -153,7 +170,8 @@ class _Run:
 
 def _train_stage(run: _Run, index: int) -> Params | None:
     """Trains a stage to its end; its parameters, or None where its checkpoints have them."""
-    stage, settings, skeleton = run.recipe.stages[index], run.recipe.checkpoint, run.weights.skeleton
+    stage, settings = run.recipe.stages[index], run.recipe.checkpoint
+    skeleton = stage_skeleton(run.weights.skeleton, stage, run.recipe.seed)
     ended = read_finished(checkpoint_folder(run.run_dir, stage.name))
     if ended is not None and ended.is_end_of(stage.length):
         return None
@@ -165,19 +183,21 @@ def _train_stage(run: _Run, index: int) -> Params | None:
         print(f"stage {stage.name}: {length} are {num_steps:,} steps", file=sys.stderr)
     if ended is not None and ended.step >= num_steps:  # it was to be longer once
         return None
-    info = StageInfo(stage.name, index, run.weights.start.config, run.recipe.model.pretrained, num_steps)
-    with StageCheckpoints(run.run_dir, info, run.config_text, settings.keep) as checkpoints:
+    info = StageInfo(
+        stage.name, index, run.weights.start.config, run.recipe.model.pretrained, num_steps, skeleton.frozen_layers
+    )
+    with StageCheckpoints(run.run_dir, info, run.config_text, settings.keep, settings.keep_every) as checkpoints:
         checkpoints.reopen()
         optimizer = make_optimizer(stage.optimizer, num_steps, skeleton)
         shardings = state_shardings(skeleton, optimizer, run.mesh)
-        state, done = run.weights.first_state(index, checkpoints, optimizer, shardings)
+        state, done = run.weights.first_state(index, skeleton, checkpoints, optimizer, shardings)
         run.tell_data(stage, sources, loader.plan, done)
         with Journal(
             run.run_dir, stage.name, done, num_steps,
             mfu=mfu_on(run.mesh, run.weights.start.config), sinks=run.sinks, show_progress=run.show_progress,
         ) as journal:  # fmt: skip
             evaluations = StageEvaluations(run.run_dir, stage, num_steps, journal, run.judge)
-            evaluations.run(done, state.params)
+            evaluations.run(done, state.result)
             if done < num_steps and not evaluations.is_over():
                 run.profiler.begin_stage(stage.name, done, num_steps)
                 step = make_train_step(
@@ -188,13 +208,15 @@ def _train_stage(run: _Run, index: int) -> Params | None:
                     write_model_info(run.run_dir, stage, skeleton, shardings.params, run.mesh, compiled)
                 state = run_steps(
                     compiled, state, done, num_steps, loader, mesh=run.mesh, checkpoints=checkpoints,
-                    save_every=settings.every, journal=journal, evaluations=evaluations, profiler=run.profiler,
-                    watch=run.watch,
+                    save_every=settings.every, journal=journal, evaluations=evaluations,
+                    bad_steps=BadSteps(run.run_dir, stage.name, done), profiler=run.profiler, watch=run.watch,
                 )  # fmt: skip
         last, best = int(state.step), evaluations.best_step()
         run.tell_data(stage, sources, loader.plan, last)
         checkpoints.finish(Finished(last, best, stage.length))
-    return state.params if best in (None, last) else None
+    run.watch.requested = agreed_signal(run.watch.requested)
+    run.watch.leave_if_requested()
+    return state.result if best in (None, last) else None
 
 
 def _sources(run: _Run, stage: Stage) -> Sequence[SizedSource]:

@@ -13,8 +13,8 @@ import jax
 from jax.sharding import Mesh
 
 from seqgpt_jax.data.loader import Batch, Loader
-from seqgpt_jax.errors import UserError
 from seqgpt_jax.training.checkpoints import StageCheckpoints
+from seqgpt_jax.training.faults import BadSteps
 from seqgpt_jax.training.hosts import StopVote, barrier
 from seqgpt_jax.training.journal import Journal
 from seqgpt_jax.training.partitioning import batch_sharding
@@ -22,8 +22,6 @@ from seqgpt_jax.training.profiler import Profiler
 from seqgpt_jax.training.signals import Interrupted, SignalWatch
 from seqgpt_jax.training.stage_evaluation import StageEvaluations
 from seqgpt_jax.training.step import StepMetrics, TrainState, TrainStep, abstract_batch
-
-MAX_BAD_STEPS = 10  # steps in a row without a finite loss and gradient before training gives up
 
 
 def compile_steps(step: Any, state: TrainState, loader: Loader, mesh: Mesh) -> dict[int, TrainStep]:
@@ -43,6 +41,7 @@ def run_steps(
     save_every: int,
     journal: Journal,
     evaluations: StageEvaluations,
+    bad_steps: BadSteps,
     profiler: Profiler,
     watch: SignalWatch,
 ) -> TrainState:
@@ -50,32 +49,29 @@ def run_steps(
 
     compiled: of compile_steps. Saves at multiples of save_every, before each evaluation, at the last step, and when a
     signal asks to stop. Rows of the journal are written before the checkpoint of their step, so a run that is killed
-    has lost no row that its checkpoint is past. Raises Interrupted, or UserError after MAX_BAD_STEPS steps in a row
-    that were no numbers.
+    has lost no row that its checkpoint is past. Raises Interrupted, or UserError after too many steps in a row that
+    were no numbers.
     """
     batches = loader.batches(done, num_steps)
     batch, _ = _timed_next(batches, mesh)
     votes = StopVote(mesh)
     barrier("compiled")  # the first collective gives up on a process that comes much later
-    pending: StepMetrics | None = None
-    num_bad, last_read = 0, time.perf_counter()
+    pending: tuple[StepMetrics, Batch] | None = None
+    last_read = time.perf_counter()
 
     def settle(number: int) -> None:
         """Reads the metrics of step `number`, which makes the host wait for it."""
-        nonlocal pending, num_bad, last_read
-        metrics, pending = jax.device_get(pending), None
-        now = time.perf_counter()
-        journal.write(number, metrics, shapes.pop(number), now - last_read, waits.pop(number))
+        nonlocal pending, last_read
+        assert pending is not None
+        metrics, of_batch = jax.device_get(pending[0]), pending[1]
+        pending, now = None, time.perf_counter()
+        journal.write(number, metrics, of_batch.tokens_BT.shape, now - last_read, waits.pop(number))
         last_read = now
-        num_bad = 0 if metrics.finite else num_bad + 1
-        if num_bad >= MAX_BAD_STEPS:
+        if not metrics.finite:
             journal.flush()
-            raise UserError(
-                f"loss or gradient was not a number in steps {number - num_bad + 1} to {number} "
-                "(lower optimizer.learning_rate, or set optimizer.clip_norm)"
-            )
+        bad_steps.check(number, metrics, of_batch)
 
-    shapes, waits = {done + 1: batch.tokens_BT.shape}, {done + 1: 0.0}
+    waits = {done + 1: 0.0}
     with watch.deferred():
         for number in range(done + 1, num_steps + 1):
             profiler.before(number, state)
@@ -83,23 +79,21 @@ def run_steps(
             profiler.after(number, state)
             if pending is not None:
                 settle(number - 1)
-            pending = metrics
+            pending = metrics, batch
             if number < num_steps:
                 batch, waits[number + 1] = _timed_next(batches, mesh)
-                shapes[number + 1] = batch.tokens_BT.shape
             judged = evaluations.is_due(number)
             stop = votes.signal_after(watch.requested, wait=judged)
             if stop or judged or number == num_steps or number % save_every == 0:
                 settle(number)
                 journal.flush()
-                checkpoints.protect(evaluations.best_step())
-                checkpoints.save(number, state)
+                checkpoints.save(number, state, evaluations.best_step())
             if stop and number < num_steps:
                 checkpoints.wait()
                 raise Interrupted(f"stopped by {stop} after step {number} of {num_steps}, saved (run again to go on)")
             if judged:
                 with watch.at_once():
-                    evaluations.run(number, state.params)
+                    evaluations.run(number, state.result)
                 if evaluations.is_over():
                     break
                 last_read = time.perf_counter()

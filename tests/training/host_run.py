@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ PROMPTS = [example.ids[: example.num_prompt].tolist() for example in ToySource("
 OPTIMIZER = dataclasses.replace(TOY_ADAMW, learning_rate=1e-3)  # so low that answers stay different
 
 
-def toy_recipe(folder: Path) -> Recipe:
+def toy_recipe(folder: Path, mesh: Sequence[int] = (2, 2, 2)) -> Recipe:
     return Recipe(
         stages=(
             Stage(
@@ -42,7 +43,7 @@ def toy_recipe(folder: Path) -> Recipe:
         data=DataSettings(
             cache_dir=str(folder / "cache"), rows_per_step=8, row_tokens=40, row_supervised=12, window=32
         ),
-        mesh=MeshSettings(2, 2, 2),
+        mesh=MeshSettings(*mesh),
         checkpoint=CheckpointSettings(every=4),
     )
 

@@ -29,7 +29,7 @@ FLOAT32 = {"rtol": 2e-5}  # sums over devices are taken in another order
 
 
 def start_processes(
-    folder: Path, signal_at: Sequence[int] = (0, 0), run_dirs: Sequence[str] = ("run", "run")
+    folder: Path, signal_at: Sequence[int] = (0, 0), run_dirs: Sequence[str] = ("run", "run"), mesh: str = "2,2,2"
 ) -> list[tuple[int, str]]:
     """Exit code and standard error of both processes."""
     (folder / "cache").mkdir(exist_ok=True)
@@ -47,7 +47,7 @@ def start_processes(
     processes = [
         subprocess.Popen(
             [
-                *(sys.executable, "-m", "tests.training.host_worker", str(folder), str(signal_at[index])),
+                *(sys.executable, "-m", "tests.training.host_worker", str(folder), mesh, str(signal_at[index])),
                 *("--run_dir", str(folder / run_dirs[index])),
                 *("--coordinator", coordinator, "--num_processes", "2", "--process_id", str(index)),
             ],
@@ -118,6 +118,26 @@ def test_an_error_in_one_process_ends_the_other(tmp_path: Path) -> None:
     problem = f"seqgpt: error: {tmp_path / 'elsewhere'}: process 1 on {socket.gethostname()} does not see there what"
     assert problem in ended[1][1]
     assert "seqgpt: error: process 1 ended: " in ended[0][1]
+
+
+@pytest.mark.slow
+def test_two_processes_on_other_meshes(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    run_toy(toy_recipe(tmp_path), tmp_path / "run")
+    want = numbers(tmp_path / "run", "step", "loss", "grad_norm", "tokens")
+    for mesh in ("8,1,1", "1,8,1", "1,1,8", "1,2,4"):
+        folder = tmp_path / mesh
+        folder.mkdir()
+        assert [code for code, _ in start_processes(folder, mesh=mesh)] == [0, 0], mesh
+        np.testing.assert_allclose(numbers(folder / "run", "step", "loss", "grad_norm", "tokens"), want, **FLOAT32)
+
+
+@pytest.mark.slow
+def test_an_error_between_two_steps_ends_the_process_that_waits_in_a_collective(tmp_path: Path) -> None:
+    ended = start_processes(tmp_path, signal_at=(-3, 0))
+    assert [code for code, _ in ended] == [2, 2], ended
+    assert "seqgpt: error: the disk is full" in ended[0][1]
+    assert "process 0 ended: the disk is full" in ended[1][1]
 
 
 def test_a_coordinator_that_is_not_there_is_named() -> None:

@@ -76,14 +76,20 @@ def test_slurm() -> None:
         assert processes.coordinator == f"{first}:61441"
 
 
-def test_slurm_with_several_tasks_a_node_gives_each_its_gpu() -> None:
-    step = {**SLURM_STEP, "SLURM_STEP_NUM_NODES": "1", "SLURM_LOCALID": "3"}
-    devices = {
-        visible: processes.local_devices
-        for visible in ("", "0,1,2,3", "3")  # not set, the node's, and what --gpus-per-task leaves
-        if (processes := found({**step, "CUDA_VISIBLE_DEVICES": visible})) is not None
-    }
-    assert devices == {"": (3,), "0,1,2,3": (3,), "3": None}
+@pytest.mark.parametrize(
+    ("changes", "devices"),
+    [
+        ({}, (1,)),
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, (1,)),
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}, (2, 3)),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, None),  # bound to its own
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7", "SLURM_GPUS_PER_TASK": "8"}, None),
+    ],
+)
+def test_slurm_tasks_of_one_node_share_its_gpus(changes: dict[str, str], devices: tuple[int, ...] | None) -> None:
+    processes = found({**SLURM_STEP, "SLURM_STEP_NUM_NODES": "1", "SLURM_LOCALID": "1", **changes})
+    assert processes is not None
+    assert processes.local_devices == devices
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from seqgpt_jax.data.loader import Batch
@@ -22,6 +23,7 @@ from seqgpt_jax.models.lora import LoraConfig
 from seqgpt_jax.recipe import CheckpointSettings, DataSettings, MeshSettings, Recipe, Stage
 from seqgpt_jax.training import loop, steps
 from seqgpt_jax.training.checkpoints import StageCheckpoints, checkpoint_folder, load_run, saved_stages
+from seqgpt_jax.training.faults import BadSteps
 from seqgpt_jax.training.finished import Finished
 from seqgpt_jax.training.journal import Journal, summarise_stage
 from seqgpt_jax.training.loop import TrainResult, train
@@ -52,7 +54,10 @@ def toy_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def toy_recipe(tmp_path: Path, **changes: Any) -> Recipe:
     recipe = Recipe(
-        stages=(Stage("one", "synthetic", 7, optimizer=TOY_MUON), Stage("two", "mini_real", 6, optimizer=TOY_ADAMW)),
+        stages=(
+            Stage("one", "synthetic", 7, optimizer=dataclasses.replace(TOY_MUON, ema_decay=0.5)),
+            Stage("two", "mini_real", 6, optimizer=TOY_ADAMW, freeze_half=True),
+        ),
         data=DataSettings(
             cache_dir=str(tmp_path / "cache"), rows_per_step=8, row_tokens=40, row_supervised=12, window=32
         ),
@@ -107,7 +112,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainResult, 
 
 
 def test_a_run_leaves_what_it_should(undisturbed: tuple[TrainResult, Any]) -> None:
-    result, _ = undisturbed
+    result, end = undisturbed
     assert [(stage.name, stage.steps) for stage in result.stages] == [("one", 7), ("two", 6)]
     assert all(stage.loss_last < stage.loss_first for stage in result.stages)
     assert all(stage.tokens_per_second > stage.supervised_per_second > 0 for stage in result.stages)
@@ -140,9 +145,20 @@ def test_a_run_leaves_what_it_should(undisturbed: tuple[TrainResult, Any]) -> No
     assert "temporaries" in info[4]
     (embedding,) = (line.split("  ") for line in info if line.startswith("embedding "))
     assert [cell.strip() for cell in embedding if cell] == [
-        "embedding", "64x32", "float32", "(vocab, embed)", "(tensor, fsdp)", "trained", "8,192",
+        "embedding", "64x32", "float32", "(vocab, embed)", "(tensor, fsdp)", "100%", "8,192",
     ]  # fmt: skip
-    # The second stage goes on from the weights of the first, with an optimiser of its own.
+    one, two = saved_stages(result.run_dir)
+    assert (one.steps, one.frozen_layers, two.steps, len(two.frozen_layers)) == (7, (), 6, 1)
+    assert (checkpoint_folder(result.run_dir, "one") / "7" / "averaged").is_dir()
+    # The second stage goes on from the average of the first, and leaves a layer as it was; its optimiser is its own.
+    averaged, params = (
+        ocp.StandardCheckpointer().restore(checkpoint_folder(result.run_dir, "one") / "7" / name)
+        for name in ("averaged", "params")
+    )
+    kernels = (tree["blocks"]["up"]["kernel"][two.frozen_layers[0]] for tree in (end, averaged, params))
+    final, kept, other = (np.asarray(kernel) for kernel in kernels)
+    np.testing.assert_array_equal(final, kept)
+    assert (kept != other).any()
     assert rows[7]["loss"] < rows[0]["loss"]
     assert rows[7]["learning_rate"] == pytest.approx(0.5 * TOY_ADAMW.learning_rate)
 
@@ -272,8 +288,10 @@ def test_a_stage_that_became_longer_trains_on(tmp_path: Path) -> None:
 
 def test_a_run_of_another_config_is_refused(undisturbed: tuple[TrainResult, Any], tmp_path: Path) -> None:
     want, _ = undisturbed
-    with pytest.raises(UserError, match=r"another config: - seed = 1; \+ seed = 2 \(choose another --run_dir"):
+    with pytest.raises(UserError, match=r"another config \(.*--allow_changed_config\)\n-seed = 1\n\+seed = 2$"):
         train(toy_recipe(tmp_path), want.run_dir, config_text="seed = 2\n", show_progress=False)
+    with pytest.raises(UserError, match=r"holds a run already \(choose another --run_dir, .*: --resume\)"):
+        run(toy_recipe(tmp_path), want.run_dir, resume=False)
     # Before there is a checkpoint, nothing is lost by beginning anew.
     (tmp_path / "run" / "tokenizer").mkdir(parents=True)
     (tmp_path / "run" / "config.gin").write_text("seed = 2\n")
@@ -294,11 +312,15 @@ def test_rows_that_do_not_fit_the_mesh_are_refused_first(tmp_path: Path) -> None
     assert not (tmp_path / "run").exists()
 
 
+def bad_metrics() -> StepMetrics:
+    return StepMetrics(np.nan, 0.0, np.inf, 0.1, 30, 10, finite=False)  # type: ignore[arg-type]
+
+
 class BadStep:
     """A compiled step whose loss is no number."""
 
     def __call__(self, state: int, batch: Any) -> tuple[int, StepMetrics]:
-        return state + 1, StepMetrics(np.nan, 0.0, np.inf, 0.1, 30, 10, finite=False)  # type: ignore[arg-type]
+        return state + 1, bad_metrics()
 
 
 def test_a_loss_that_stays_no_number_ends_the_run(tmp_path: Path) -> None:
@@ -312,22 +334,63 @@ def test_a_loss_that_stays_no_number_ends_the_run(tmp_path: Path) -> None:
     mesh = loop.make_mesh()
     with (
         Journal(tmp_path, "one", 0, 50, show_progress=False) as journal,
-        pytest.raises(UserError, match=r"not a number in steps 1 to 10 \(lower optimizer.learning_rate"),
+        pytest.raises(UserError, match=r"not a number in steps 1 to 10; .*one-10.npz \(lower optimizer"),
     ):
         steps.run_steps(
             {40: BadStep()}, 0, 0, 50, Loader(), mesh=mesh, checkpoints=None, save_every=100,  # type: ignore[arg-type]
             journal=journal, evaluations=StageEvaluations(tmp_path, toy_recipe(tmp_path).stages[0], 50, journal, None),
-            profiler=Profiler(None, tmp_path), watch=SignalWatch(),  # type: ignore[arg-type]
+            bad_steps=BadSteps(tmp_path, "one", 0), profiler=Profiler(None, tmp_path), watch=SignalWatch(),
         )  # fmt: skip
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 10
     assert rows[0]["loss"] is None
+    assert all(row["skipped"] for row in rows)
+    assert summarise_stage(tmp_path, "one").skipped == 10
+    dumped, want = np.load(tmp_path / "bad_batches" / "one-10.npz"), packed_batch()
+    for name in dumped.files:
+        np.testing.assert_array_equal(dumped[name], getattr(want, name))
+    assert len(dumped.files) == 6
+    # A run that is cut off in between counts on.
+    with pytest.raises(UserError, match="in steps 1 to 10"):
+        BadSteps(tmp_path, "one", 9).check(10, bad_metrics(), jax.device_put(want))
     assert np.isnan(summarise_stage(tmp_path, "one").loss_last)
 
 
 def test_a_signal_between_steps_stops_at_once() -> None:
-    with pytest.raises(Interrupted, match="SIGINT before a step"), SignalWatch():
+    with pytest.raises(Interrupted, match="SIGINT between steps"), SignalWatch():
         signal.raise_signal(signal.SIGINT)
+
+
+def test_a_second_signal() -> None:
+    with SignalWatch() as watch:
+        with watch.deferred():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)  # as launchers do
+            assert watch.requested == "SIGTERM"
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+            watch.leave_if_requested()
+
+
+def test_a_signal_at_the_last_step_ends_the_run_before_the_next_stage(
+    undisturbed: tuple[TrainResult, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = StageCheckpoints.save
+
+    def save_and_signal(self: StageCheckpoints, step: int, *arguments: Any) -> None:
+        save(self, step, *arguments)
+        if step == 7:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)  # while it is being saved
+
+    monkeypatch.setattr(StageCheckpoints, "save", save_and_signal)
+    with pytest.raises(Interrupted, match="everything is saved"):
+        run(toy_recipe(tmp_path), tmp_path / "run")
+    assert (checkpoint_folder(tmp_path / "run", "one") / "finished.json").is_file()
+    assert not checkpoint_folder(tmp_path / "run", "two").exists()
+    result = run(toy_recipe(tmp_path), tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(params_of(result.model)), undisturbed[1])
 
 
 def test_a_lora_is_trained_on_weights_that_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,8 +409,8 @@ def test_a_lora_is_trained_on_weights_that_stay(tmp_path: Path, monkeypatch: pyt
     for name in loras:
         saved["blocks"][name].pop("lora_a")
     info = (tmp_path / "run" / "model_info.txt").read_text()
-    assert info.count(" trained ") == 2 * len(loras)
-    assert " frozen " in next(line for line in info.splitlines() if line.startswith("embedding "))
+    assert info.count(" 100% ") == 2 * len(loras)
+    assert " 0% " in next(line for line in info.splitlines() if line.startswith("embedding "))
     jax.tree.map(np.testing.assert_array_equal, saved, base)
 
 
