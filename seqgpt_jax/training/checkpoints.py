@@ -166,6 +166,7 @@ def saved_stages(run_dir: Path) -> list[StageInfo]:
         try:
             fields = json.loads(file.read_text("utf-8"))
             fields = {name: fields[name] for name in _INFO_FIELDS & fields.keys()}
+            fields["frozen_layers"] = tuple(fields.get("frozen_layers", ()))
             found.append(StageInfo(**{**fields, "model": config_from_dict(fields["model"])}))
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{file}: not a stage description ({error}; train into another --run_dir)") from error
