@@ -138,9 +138,14 @@ class CheckpointSettings(Checked):
     section = "checkpoint"
     every: int = 200  # steps
     keep: int = 2  # newest checkpoints of a stage
+    keep_every: int | None = None  # steps whose multiples are kept for good; None: none are
 
     def check(self) -> None:
-        self.at_least(1, "every", "keep")
+        self.at_least(1, "every", "keep", "keep_every")
+        if self.keep_every is not None and self.keep_every % self.every:
+            raise UserError(
+                f"checkpoint.keep_every is {self.keep_every} (take a multiple of checkpoint.every={self.every})"
+            )
 
 
 @dataclass(frozen=True)

@@ -229,6 +229,36 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
+def row_share(mesh: Mesh) -> tuple[int, int]:
+    """Which share of a step's rows this process feeds, counted from 0, and how many shares there are.
+
+    Processes that lie along the tensor axis alone feed the same rows. UserError where rows are shared in part.
+    """
+    owners = [{device.process_index for device in row} for row in mesh.devices.reshape(-1, mesh.shape["tensor"])]
+    parts = {
+        process: tuple(part for part, own in enumerate(owners) if process in own) for process in set().union(*owners)
+    }
+    shares = sorted(set(parts.values()))
+    if sum(map(len, shares)) != len(owners) or len(set(map(len, shares))) > 1:
+        raise UserError(
+            f"mesh.tensor={mesh.shape['tensor']} does not fit {len(mesh.local_devices)} devices a process "
+            "(one must divide by the other)"
+        )
+    return shares.index(parts[jax.process_index()]), len(shares)
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """The arrays as their shardings say. What lies on this host alone must be the same on every host."""
+
+    def put(leaf: Any, sharding: NamedSharding) -> Any:
+        if sharding.is_fully_addressable or not getattr(leaf, "is_fully_addressable", True):
+            return jax.device_put(leaf, sharding)
+        on_host = np.asarray(leaf)
+        return jax.make_array_from_callback(on_host.shape, sharding, on_host.__getitem__)
+
+    return jax.tree.map(put, tree, shardings)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 

@@ -16,8 +16,9 @@ class Interrupted(Exception):  # noqa: N818 - a request, not an error
 class SignalWatch:
     """While it is entered, a signal sets `requested` inside `deferred()` and raises Interrupted elsewhere.
 
-    A second signal is handled as if there were no watch, so an impatient user gets out. Outside the main thread,
-    where Python allows no handler, it watches nothing.
+    Launchers often send SIGTERM twice: a second one changes nothing. A second SIGINT, from an impatient user, ends the
+    program at once, and what was saved before is whole. Outside the main thread, where Python allows no handler, it
+    watches nothing.
     """
 
     _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -49,20 +50,24 @@ class SignalWatch:
         """A part of a deferred block that a signal ends at once, because everything is saved already."""
         self._deferred = False
         try:
-            if self.requested:
-                raise self._interrupted()
+            self.leave_if_requested()
             yield
         finally:
             self._deferred = True
 
+    def leave_if_requested(self) -> None:
+        """Raises Interrupted where a signal has come; for places where everything is saved."""
+        if self.requested:
+            raise Interrupted(f"stopped by {self.requested} between steps, everything is saved (run again to go on)")
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._restore()
+        if self.requested:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         self.requested = signal.Signals(number).name
         if not self._deferred:
-            raise self._interrupted()
-
-    def _interrupted(self) -> Interrupted:
-        return Interrupted(f"stopped by {self.requested} before a step was running (run again to go on)")
+            self.leave_if_requested()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

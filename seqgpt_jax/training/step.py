@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 
@@ -31,6 +32,7 @@ from seqgpt_jax.training.partitioning import (
     missing_from,
     param_shardings,
     params_of,
+    place,
     replicated,
 )
 
@@ -113,12 +115,12 @@ def init_params(
 
 def init_state(skeleton: ModelSkeleton, params: Params, optimizer: Optimizer, shardings: TrainState) -> TrainState:
     """Step 0 with these parameters, which it takes over (they may be NumPy arrays or lie elsewhere)."""
-    params = jax.device_put(params, shardings.params)
+    params = place(params, shardings.params)
     opt_state = jax.jit(optimizer.transform.init, out_shardings=shardings.opt_state)(skeleton.trained(params))
     averaged = None
     if optimizer.ema_decay:  # a copy: the step takes the buffers of both
         averaged = jax.jit(lambda params: jax.tree.map(jnp.copy, params), out_shardings=shardings.params)(params)
-    return TrainState(jax.device_put(jnp.zeros((), jnp.int32), shardings.step), params, opt_state, averaged)
+    return TrainState(place(np.zeros((), np.int32), shardings.step), params, opt_state, averaged)
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]

@@ -17,7 +17,8 @@ from jax.sharding import Mesh
 from seqgpt_jax.models.architectures import make_model
 from seqgpt_jax.models.decoder import Decoder, DecoderConfig
 from seqgpt_jax.recipe import Recipe
-from seqgpt_jax.training.checkpoints import StageCheckpoints, checkpoint_folder, restore_params
+from seqgpt_jax.training.checkpoints import StageCheckpoints, checkpoint_folder, restore_params, result_step
+from seqgpt_jax.training.hosts import from_main
 from seqgpt_jax.training.initial import check_init, load_init
 from seqgpt_jax.training.optimizers import Optimizer
 from seqgpt_jax.training.partitioning import ModelSkeleton, Params, abstract_params, make_skeleton
@@ -51,7 +52,7 @@ class WeightSource:
         shardings: TrainState,
     ) -> tuple[TrainState, int]:
         """The state that a stage goes on from, and the steps done. skeleton: that of the stage, which may freeze."""
-        done = checkpoints.latest_step()
+        done = from_main(checkpoints.latest_step)
         if done is not None:
             return checkpoints.restore(done, abstract_state(skeleton, optimizer, shardings)), done
         return init_state(skeleton, self._first_params(index), optimizer, shardings), 0
@@ -69,7 +70,9 @@ class WeightSource:
 
     def restored_params(self, stage: str) -> Params:
         """The parameters at the end of a stage, placed on the mesh."""
-        return restore_params(checkpoint_folder(self.run_dir, stage), abstract_params(self.skeleton, self.mesh))
+        folder = checkpoint_folder(self.run_dir, stage)
+        step = from_main(lambda: result_step(folder))
+        return restore_params(folder, abstract_params(self.skeleton, self.mesh), step)
 
 
 def skeleton_of(start: StartingPoint, seed: int) -> ModelSkeleton:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import jax
@@ -18,12 +20,14 @@ from seqgpt_jax.training.checkpoints import (
     load_run,
     result_step,
     saved_stages,
+    saved_steps,
 )
 from seqgpt_jax.training.finished import Finished, write_finished
 from seqgpt_jax.training.optimizers import OptimizerConfig, make_optimizer
 from seqgpt_jax.training.partitioning import make_mesh
-from seqgpt_jax.training.step import abstract_state, state_shardings
+from seqgpt_jax.training.step import TrainState, abstract_state, state_shardings
 from seqgpt_jax.vocabulary import train_tokenizer
+from tests.conftest import REPO
 from tests.training.toy import CONFIG, SKELETON, TOY_MUON, packed_batch, skeleton_of, start
 
 INFO = StageInfo("first", 0, CONFIG)
@@ -50,6 +54,30 @@ def test_saved_while_training_goes_on_and_read_on_another_mesh(tmp_path: Path) -
         restored = checkpoints.restore(5, abstract)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), saved)
     assert restored.params["embedding"].sharding.mesh.shape == mesh.shape
+
+
+def test_what_is_kept(tmp_path: Path) -> None:
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    tiny = TrainState(*jax.device_put((np.int32(0), {"w": np.ones(3)}, {"m": np.ones(3)}), device))
+    folder = checkpoint_folder(tmp_path, "first")
+    with StageCheckpoints(tmp_path, INFO, keep=1, keep_every=4) as checkpoints:
+        for step in range(1, 7):
+            checkpoints.save(step, tiny, best_step=2)
+        checkpoints.wait()
+        assert saved_steps(folder) == [2, 4, 6]
+        checkpoints.save(7, tiny, best_step=6)
+        checkpoints.save(8, tiny, best_step=6)
+    assert saved_steps(folder) == [4, 6, 8]
+
+
+def test_the_code_version_is_beside_the_checkpoints(tmp_path: Path) -> None:
+    StageCheckpoints(tmp_path, INFO).__exit__()
+    code = json.loads((checkpoint_folder(tmp_path, "first") / "stage.json").read_text())["code"]
+    assert code["version"] == metadata.version("seqgpt_jax")
+    if (REPO / ".git").exists():
+        head = subprocess.run(["git", "-C", REPO, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+        assert code["commit"] == head.stdout.strip()
+        assert code["dirty"] in (True, False)
 
 
 def test_factored_moments_and_the_average_are_kept(tmp_path: Path) -> None:

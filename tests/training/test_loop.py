@@ -23,17 +23,20 @@ from seqgpt_jax.models.lora import LoraConfig
 from seqgpt_jax.recipe import CheckpointSettings, DataSettings, MeshSettings, Recipe, Stage
 from seqgpt_jax.training import loop, steps
 from seqgpt_jax.training.checkpoints import StageCheckpoints, checkpoint_folder, load_run, saved_stages
+from seqgpt_jax.training.faults import BadSteps
 from seqgpt_jax.training.finished import Finished
 from seqgpt_jax.training.journal import Journal, summarise_stage
 from seqgpt_jax.training.loop import TrainResult, train
 from seqgpt_jax.training.partitioning import params_of
+from seqgpt_jax.training.profiler import Profiler, ProfileWindow
 from seqgpt_jax.training.run_directory import claim_run_dir
 from seqgpt_jax.training.signals import Interrupted, SignalWatch
 from seqgpt_jax.training.sinks import read_rows
+from seqgpt_jax.training.stage_evaluation import StageEvaluations
 from seqgpt_jax.training.start import StartingPoint
 from seqgpt_jax.training.step import StepMetrics
 from seqgpt_jax.vocabulary import train_tokenizer
-from tests.training.toy import CONFIG, TOY_ADAMW, TOY_MUON, ToySource, host_params, packed_batch
+from tests.training.toy import CONFIG, SKELETON, TOY_ADAMW, TOY_MUON, ToySource, host_params, packed_batch
 
 
 class Killed(BaseException):
@@ -104,7 +107,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainResult, 
     with patch.context() as monkeypatch:
         toy_run.__wrapped__(monkeypatch)
         folder = tmp_path_factory.mktemp("undisturbed")
-        result = run(toy_recipe(folder), folder / "run")
+        result = run(toy_recipe(folder), folder / "run", profile=ProfileWindow(3, 4))
     return result, jax.device_get(params_of(result.model))
 
 
@@ -118,7 +121,7 @@ def test_a_run_leaves_what_it_should(undisturbed: tuple[TrainResult, Any]) -> No
         ("two", n) for n in range(1, 7)
     ]
     assert set(rows[0]) == {
-        "stage", "step", "loss", "accuracy", "learning_rate", "grad_norm", "tokens", "targets", "time",
+        "stage", "step", "loss", "accuracy", "learning_rate", "grad_norm", "tokens", "targets", "padding", "time",
     }  # fmt: skip
     assert set(rows[0]["time"]) == {"seconds", "tokens_per_second", "supervised_per_second", "data_seconds"}
     assert (result.run_dir / "config.gin").read_text() == "seed = 1\n"
@@ -133,12 +136,27 @@ def test_a_run_leaves_what_it_should(undisturbed: tuple[TrainResult, Any]) -> No
     one, two = saved_stages(result.run_dir)
     assert (one.steps, one.frozen_layers, two.steps, len(two.frozen_layers)) == (7, (), 6, 1)
     assert (checkpoint_folder(result.run_dir, "one") / "7" / "averaged").is_dir()
+    traces = list((result.run_dir / "profile").rglob("*.xplane.pb"))
+    assert len(traces) == 1  # of the first stage alone
+    assert traces[0].stat().st_size > 1000
+    info = (result.run_dir / "model_info.txt").read_text().splitlines()
+    total, (layer,) = f"{SKELETON.num_parameters():,}", two.frozen_layers
+    assert info[:3] == [
+        "stage two", f"{total} parameters, {total} of them trained, but for layer {layer}",
+        "mesh data=8 fsdp=1 tensor=1: 8 devices of kind cpu",
+    ]  # fmt: skip
+    assert "optimiser: name adamw, learning_rate 0.01" in info[3]
+    assert "temporaries" in info[4]
+    (embedding,) = (line.split("  ") for line in info if line.startswith("embedding "))
+    assert [cell.strip() for cell in embedding if cell] == [
+        "embedding", "64x32", "float32", "(vocab, embed)", "(tensor, fsdp)", "trained", "8,192",
+    ]  # fmt: skip
     # The second stage goes on from the average of the first, and leaves a layer as it was; its optimiser is its own.
     averaged, params = (
         ocp.StandardCheckpointer().restore(checkpoint_folder(result.run_dir, "one") / "7" / name)
         for name in ("averaged", "params")
     )
-    kernels = (tree["blocks"]["up"]["kernel"][two.frozen_layers[0]] for tree in (end, averaged, params))
+    kernels = (tree["blocks"]["up"]["kernel"][layer] for tree in (end, averaged, params))
     final, kept, other = (np.asarray(kernel) for kernel in kernels)
     np.testing.assert_array_equal(final, kept)
     assert (kept != other).any()
@@ -271,8 +289,10 @@ def test_a_stage_that_became_longer_trains_on(tmp_path: Path) -> None:
 
 def test_a_run_of_another_config_is_refused(undisturbed: tuple[TrainResult, Any], tmp_path: Path) -> None:
     want, _ = undisturbed
-    with pytest.raises(UserError, match=r"another config: - seed = 1; \+ seed = 2 \(choose another --run_dir"):
+    with pytest.raises(UserError, match=r"another config \(.*--allow_changed_config\)\n-seed = 1\n\+seed = 2$"):
         train(toy_recipe(tmp_path), want.run_dir, config_text="seed = 2\n", show_progress=False)
+    with pytest.raises(UserError, match=r"holds a run already \(choose another --run_dir, .*: --resume\)"):
+        run(toy_recipe(tmp_path), want.run_dir, resume=False)
     # Before there is a checkpoint, nothing is lost by beginning anew.
     (tmp_path / "run" / "tokenizer").mkdir(parents=True)
     (tmp_path / "run" / "config.gin").write_text("seed = 2\n")
@@ -293,17 +313,15 @@ def test_rows_that_do_not_fit_the_mesh_are_refused_first(tmp_path: Path) -> None
     assert not (tmp_path / "run").exists()
 
 
+def bad_metrics() -> StepMetrics:
+    return StepMetrics(np.nan, 0.0, np.inf, 0.1, 30, 10, finite=False)  # type: ignore[arg-type]
+
+
 class BadStep:
     """A compiled step whose loss is no number."""
 
-    def lower(self, *_: Any) -> BadStep:
-        return self
-
-    def compile(self) -> BadStep:
-        return self
-
     def __call__(self, state: int, batch: Any) -> tuple[int, StepMetrics]:
-        return state + 1, StepMetrics(np.nan, 0.0, np.inf, 0.1, 30, 10, finite=False)  # type: ignore[arg-type]
+        return state + 1, bad_metrics()
 
 
 def test_a_loss_that_stays_no_number_ends_the_run(tmp_path: Path) -> None:
@@ -317,21 +335,63 @@ def test_a_loss_that_stays_no_number_ends_the_run(tmp_path: Path) -> None:
     mesh = loop.make_mesh()
     with (
         Journal(tmp_path, "one", 0, 50, show_progress=False) as journal,
-        pytest.raises(UserError, match=r"not a number in steps 1 to 10 \(lower optimizer.learning_rate"),
+        pytest.raises(UserError, match=r"not a number in steps 1 to 10; .*one-10.npz \(lower optimizer"),
     ):
         steps.run_steps(
-            BadStep(), 0, 0, 50, Loader(),  # type: ignore[arg-type]
-            mesh=mesh, checkpoints=None, save_every=100, journal=journal, watch=SignalWatch(),  # type: ignore[arg-type]
+            {40: BadStep()}, 0, 0, 50, Loader(), mesh=mesh, checkpoints=None, save_every=100,  # type: ignore[arg-type]
+            journal=journal, evaluations=StageEvaluations(tmp_path, toy_recipe(tmp_path).stages[0], 50, journal, None),
+            bad_steps=BadSteps(tmp_path, "one", 0), profiler=Profiler(None, tmp_path), watch=SignalWatch(),
         )  # fmt: skip
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 10
     assert rows[0]["loss"] is None
+    assert all(row["skipped"] for row in rows)
+    assert summarise_stage(tmp_path, "one").skipped == 10
+    dumped, want = np.load(tmp_path / "bad_batches" / "one-10.npz"), packed_batch()
+    for name in dumped.files:
+        np.testing.assert_array_equal(dumped[name], getattr(want, name))
+    assert len(dumped.files) == 6
+    # A run that is cut off in between counts on.
+    with pytest.raises(UserError, match="in steps 1 to 10"):
+        BadSteps(tmp_path, "one", 9).check(10, bad_metrics(), jax.device_put(want))
     assert np.isnan(summarise_stage(tmp_path, "one").loss_last)
 
 
 def test_a_signal_between_steps_stops_at_once() -> None:
-    with pytest.raises(Interrupted, match="SIGINT before a step"), SignalWatch():
+    with pytest.raises(Interrupted, match="SIGINT between steps"), SignalWatch():
         signal.raise_signal(signal.SIGINT)
+
+
+def test_a_second_signal() -> None:
+    with SignalWatch() as watch:
+        with watch.deferred():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)  # as launchers do
+            assert watch.requested == "SIGTERM"
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+            watch.leave_if_requested()
+
+
+def test_a_signal_at_the_last_step_ends_the_run_before_the_next_stage(
+    undisturbed: tuple[TrainResult, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = StageCheckpoints.save
+
+    def save_and_signal(self: StageCheckpoints, step: int, *arguments: Any) -> None:
+        save(self, step, *arguments)
+        if step == 7:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)  # while it is being saved
+
+    monkeypatch.setattr(StageCheckpoints, "save", save_and_signal)
+    with pytest.raises(Interrupted, match="everything is saved"):
+        run(toy_recipe(tmp_path), tmp_path / "run")
+    assert (checkpoint_folder(tmp_path / "run", "one") / "finished.json").is_file()
+    assert not checkpoint_folder(tmp_path / "run", "two").exists()
+    result = run(toy_recipe(tmp_path), tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(params_of(result.model)), undisturbed[1])
 
 
 def test_a_lora_is_trained_on_weights_that_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,4 +409,22 @@ def test_a_lora_is_trained_on_weights_that_stay(tmp_path: Path, monkeypatch: pyt
     assert all(np.abs(values).max() > 0 for values in loras.values())  # they begin as zeros
     for name in loras:
         saved["blocks"][name].pop("lora_a")
+    info = (tmp_path / "run" / "model_info.txt").read_text()
+    assert info.count(" trained ") == 2 * len(loras)
+    assert " frozen " in next(line for line in info.splitlines() if line.startswith("embedding "))
     jax.tree.map(np.testing.assert_array_equal, saved, base)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("7", r"--profile 7 is no window of steps \(give START:STOP, such as 10:12\)"),
+        ("9:8", "--profile 9:8 is no window"),
+        ("0:8", "--profile 0:8 is no window"),
+        ("5:9", r"--profile 5:9: stage 'one' trains the steps 6 to 20 now \(choose a window among them\)"),
+        ("20:21", "stage 'one' trains the steps 6 to 20 now"),
+    ],
+)
+def test_a_window_that_cannot_be_recorded_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Profiler(ProfileWindow.parse(text), tmp_path).begin_stage("one", 5, 20)
