@@ -3,6 +3,7 @@
 #   make quickstart   train in two stages on embedded data, evaluate, export          (runs/quickstart)
 #   make real         the same recipe on the datasets of SEQGPT_DATA_DIR              (runs/real)
 #   make test         the tests that end in minutes;  make slow: the others too
+#   make soak         two hours of kills, full disks and mesh changes of toy runs, then an exact comparison
 #   make lint         ruff and mypy
 
 SHELL := /bin/bash
@@ -11,8 +12,9 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3 python; do \
 BIN := .venv/bin
 export SEQGPT_DATA_DIR ?= ../shared/data
 PYTEST_WORKERS ?= 2
+SOAK_MINUTES ?= 120
 
-.PHONY: quickstart real test slow lint clean
+.PHONY: quickstart real test slow soak lint clean
 .DELETE_ON_ERROR:
 
 .venv/base.stamp: setup.py pyproject.toml
@@ -37,6 +39,9 @@ test: .venv/test.stamp
 
 slow: .venv/test.stamp
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS)
+
+soak: .venv/test.stamp
+	$(BIN)/python -m tests.soak --minutes $(SOAK_MINUTES)
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .

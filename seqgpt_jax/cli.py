@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"seqgpt: error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except Interrupted as stop:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send it twice; our exit code is to be seen
         print(f"seqgpt: {stop}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`

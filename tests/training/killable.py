@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from seqgpt_jax.recipe import CheckpointSettings, DataSettings, MeshSettings, Re
 from seqgpt_jax.training import integrity, loop
 from seqgpt_jax.training.checkpoints import checkpoint_folder
 from seqgpt_jax.training.journal import Journal
-from seqgpt_jax.training.signals import Interrupted
+from seqgpt_jax.training.signals import Interrupted, SignalWatch
 from seqgpt_jax.training.sinks import read_rows
 
 REPO = Path(__file__).resolve().parents[2]
@@ -142,10 +143,12 @@ def _train(run: ToyRun, progress: Any) -> None:
         checkpoint=CheckpointSettings(every=run.save_every),
     )
     try:
-        loop.train(recipe, run.run_dir, config_text="seed = 1\n", show_progress=False)
+        with SignalWatch():  # as cli.py does
+            loop.train(recipe, run.run_dir, config_text="seed = 1\n", show_progress=False)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except Interrupted as stop:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print(f"stopped: {stop}", file=sys.stderr)
         sys.exit(75)
