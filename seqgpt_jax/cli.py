@@ -84,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     plan = add_command(
         commands, "plan", _plan, "compile the train step for chips that are not there: memory, FLOPs, collectives",
-        "seqgpt plan gin/recipes/real_7b1.gin --topology v5e:16x16",
+        "seqgpt plan gin/recipes/quickstart.gin --topology v5e:2x2",
     )  # fmt: skip
     _add_recipe(plan)
     _add_bindings(plan)

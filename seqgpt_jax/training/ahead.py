@@ -29,6 +29,7 @@ from seqgpt_jax.training.hlo import Collective, find_collectives, memory_traffic
 from seqgpt_jax.training.model_info import Parameter, parameters_of, shard_bytes
 from seqgpt_jax.training.optimizers import make_optimizer
 from seqgpt_jax.training.partitioning import check_rows, make_mesh, make_skeleton
+from seqgpt_jax.training.start import stage_skeleton
 from seqgpt_jax.training.step import abstract_batch, abstract_state, make_train_step, state_shardings
 
 
@@ -117,7 +118,7 @@ def make_plan(recipe: Recipe, topology: Topology, stage_name: str | None = None)
     shape = shapes[-1]
     config = planned_config(recipe, topology)
     begin = time.perf_counter()
-    skeleton = make_skeleton(lambda: make_model(config, rngs=nnx.Rngs(0)))
+    skeleton = stage_skeleton(make_skeleton(lambda: make_model(config, rngs=nnx.Rngs(0))), stage, recipe.seed)
     num_steps = stage.steps or 1  # constants of the schedule, whose values change nothing that is planned
     optimizer = make_optimizer(stage.optimizer, num_steps, skeleton)
     shardings = state_shardings(skeleton, optimizer, mesh)

@@ -48,7 +48,7 @@ from seqgpt_jax.training.signals import SignalWatch
 from seqgpt_jax.training.sinks import Sink, WeightsAndBiases
 from seqgpt_jax.training.stage_data import count_stage_data, mixture_table, write_stage_data
 from seqgpt_jax.training.stage_evaluation import Evaluator, StageEvaluations
-from seqgpt_jax.training.start import cache_spec, prepare_start
+from seqgpt_jax.training.start import cache_spec, prepare_start, stage_skeleton
 from seqgpt_jax.training.step import make_train_step, state_shardings
 from seqgpt_jax.training.steps import compile_steps, run_steps
 from seqgpt_jax.training.weights import WeightSource, skeleton_of
@@ -109,6 +109,7 @@ def train(
         start = first_alone("tokenizer", is_main(), lambda: prepare_start(recipe, run_dir))
         skeleton = skeleton_of(start, recipe.seed)
         weights = WeightSource(recipe, run_dir, mesh, start, skeleton)
+        weights.check()
         run = _Run(
             recipe, run_dir, mesh, weights, evaluator, config_text, watch, profiler, tuple(sinks),
             show_progress and is_main(),
@@ -169,7 +170,8 @@ class _Run:
 
 def _train_stage(run: _Run, index: int) -> Params | None:
     """Trains a stage to its end; its parameters, or None where its checkpoints have them."""
-    stage, settings, skeleton = run.recipe.stages[index], run.recipe.checkpoint, run.weights.skeleton
+    stage, settings = run.recipe.stages[index], run.recipe.checkpoint
+    skeleton = stage_skeleton(run.weights.skeleton, stage, run.recipe.seed)
     ended = read_finished(checkpoint_folder(run.run_dir, stage.name))
     if ended is not None and ended.is_end_of(stage.length):
         return None
@@ -181,19 +183,21 @@ def _train_stage(run: _Run, index: int) -> Params | None:
         print(f"stage {stage.name}: {length} are {num_steps:,} steps", file=sys.stderr)
     if ended is not None and ended.step >= num_steps:  # it was to be longer once
         return None
-    info = StageInfo(stage.name, index, run.weights.start.config, run.recipe.model.pretrained, num_steps)
+    info = StageInfo(
+        stage.name, index, run.weights.start.config, run.recipe.model.pretrained, num_steps, skeleton.frozen_layers
+    )
     with StageCheckpoints(run.run_dir, info, run.config_text, settings.keep, settings.keep_every) as checkpoints:
         checkpoints.reopen()
         optimizer = make_optimizer(stage.optimizer, num_steps, skeleton)
         shardings = state_shardings(skeleton, optimizer, run.mesh)
-        state, done = run.weights.first_state(index, checkpoints, optimizer, shardings)
+        state, done = run.weights.first_state(index, skeleton, checkpoints, optimizer, shardings)
         run.tell_data(stage, sources, loader.plan, done)
         with Journal(
             run.run_dir, stage.name, done, num_steps,
             mfu=mfu_on(run.mesh, run.weights.start.config), sinks=run.sinks, show_progress=run.show_progress,
         ) as journal:  # fmt: skip
             evaluations = StageEvaluations(run.run_dir, stage, num_steps, journal, run.judge)
-            evaluations.run(done, state.params)
+            evaluations.run(done, state.result)
             if done < num_steps and not evaluations.is_over():
                 run.profiler.begin_stage(stage.name, done, num_steps)
                 step = make_train_step(
@@ -212,7 +216,7 @@ def _train_stage(run: _Run, index: int) -> Params | None:
         checkpoints.finish(Finished(last, best, stage.length))
     run.watch.requested = agreed_signal(run.watch.requested)
     run.watch.leave_if_requested()
-    return state.params if best in (None, last) else None
+    return state.result if best in (None, last) else None
 
 
 def _sources(run: _Run, stage: Stage) -> Sequence[SizedSource]:

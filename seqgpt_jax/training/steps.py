@@ -93,7 +93,7 @@ def run_steps(
                 raise Interrupted(f"stopped by {stop} after step {number} of {num_steps}, saved (run again to go on)")
             if judged:
                 with watch.at_once():
-                    evaluations.run(number, state.params)
+                    evaluations.run(number, state.result)
                 if evaluations.is_over():
                     break
                 last_read = time.perf_counter()

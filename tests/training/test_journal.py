@@ -26,9 +26,9 @@ FAKE_WANDB = """
 import json, pathlib
 calls = pathlib.Path(__file__).with_name("calls.jsonl")
 
-def tell(name, *arguments, **options):
+def tell(call, /, *arguments, **options):
     with calls.open("a") as file:
-        file.write(json.dumps([name, *arguments, options]) + "\\n")
+        file.write(json.dumps([call, *arguments, options]) + "\\n")
 
 class Run:
     def define_metric(self, *arguments, **options):

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from seqgpt_jax.data.loader import Batch
@@ -53,7 +54,10 @@ def toy_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def toy_recipe(tmp_path: Path, **changes: Any) -> Recipe:
     recipe = Recipe(
-        stages=(Stage("one", "synthetic", 7, optimizer=TOY_MUON), Stage("two", "mini_real", 6, optimizer=TOY_ADAMW)),
+        stages=(
+            Stage("one", "synthetic", 7, optimizer=dataclasses.replace(TOY_MUON, ema_decay=0.5)),
+            Stage("two", "mini_real", 6, optimizer=TOY_ADAMW, freeze_half=True),
+        ),
         data=DataSettings(
             cache_dir=str(tmp_path / "cache"), rows_per_step=8, row_tokens=40, row_supervised=12, window=32
         ),
@@ -108,7 +112,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainResult, 
 
 
 def test_a_run_leaves_what_it_should(undisturbed: tuple[TrainResult, Any]) -> None:
-    result, _ = undisturbed
+    result, end = undisturbed
     assert [(stage.name, stage.steps) for stage in result.stages] == [("one", 7), ("two", 6)]
     assert all(stage.loss_last < stage.loss_first for stage in result.stages)
     assert all(stage.tokens_per_second > stage.supervised_per_second > 0 for stage in result.stages)
@@ -129,21 +133,33 @@ def test_a_run_leaves_what_it_should(undisturbed: tuple[TrainResult, Any]) -> No
         steps = {"one": 7, "two": 6}[stage]
         assert finished == {"step": steps, "best_step": None, "length": {"steps": steps}}
     assert list((result.run_dir / "tensorboard").iterdir())
+    one, two = saved_stages(result.run_dir)
+    assert (one.steps, one.frozen_layers, two.steps, len(two.frozen_layers)) == (7, (), 6, 1)
+    assert (checkpoint_folder(result.run_dir, "one") / "7" / "averaged").is_dir()
     traces = list((result.run_dir / "profile").rglob("*.xplane.pb"))
     assert len(traces) == 1  # of the first stage alone
     assert traces[0].stat().st_size > 1000
     info = (result.run_dir / "model_info.txt").read_text().splitlines()
+    total, (layer,) = f"{SKELETON.num_parameters():,}", two.frozen_layers
     assert info[:3] == [
-        "stage two", f"{SKELETON.num_parameters():,} parameters, {SKELETON.num_parameters():,} of them trained",
+        "stage two", f"{total} parameters, {total} of them trained, but for layer {layer}",
         "mesh data=8 fsdp=1 tensor=1: 8 devices of kind cpu",
     ]  # fmt: skip
     assert "optimiser: name adamw, learning_rate 0.01" in info[3]
     assert "temporaries" in info[4]
     (embedding,) = (line.split("  ") for line in info if line.startswith("embedding "))
     assert [cell.strip() for cell in embedding if cell] == [
-        "embedding", "64x32", "float32", "(vocab, embed)", "(tensor, fsdp)", "trained", "8,192",
+        "embedding", "64x32", "float32", "(vocab, embed)", "(tensor, fsdp)", "100%", "8,192",
     ]  # fmt: skip
-    # The second stage goes on from the weights of the first, with an optimiser of its own.
+    # The second stage goes on from the average of the first, and leaves a layer as it was; its optimiser is its own.
+    averaged, params = (
+        ocp.StandardCheckpointer().restore(checkpoint_folder(result.run_dir, "one") / "7" / name)
+        for name in ("averaged", "params")
+    )
+    kernels = (tree["blocks"]["up"]["kernel"][layer] for tree in (end, averaged, params))
+    final, kept, other = (np.asarray(kernel) for kernel in kernels)
+    np.testing.assert_array_equal(final, kept)
+    assert (kept != other).any()
     assert rows[7]["loss"] < rows[0]["loss"]
     assert rows[7]["learning_rate"] == pytest.approx(0.5 * TOY_ADAMW.learning_rate)
 
@@ -394,8 +410,8 @@ def test_a_lora_is_trained_on_weights_that_stay(tmp_path: Path, monkeypatch: pyt
     for name in loras:
         saved["blocks"][name].pop("lora_a")
     info = (tmp_path / "run" / "model_info.txt").read_text()
-    assert info.count(" trained ") == 2 * len(loras)
-    assert " frozen " in next(line for line in info.splitlines() if line.startswith("embedding "))
+    assert info.count(" 100% ") == 2 * len(loras)
+    assert " 0% " in next(line for line in info.splitlines() if line.startswith("embedding "))
     jax.tree.map(np.testing.assert_array_equal, saved, base)
 
 

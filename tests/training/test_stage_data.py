@@ -51,7 +51,7 @@ def test_draws_are_those_of_the_steps(tmp_path: Path) -> None:
         [source.size(rate) for source, rate in zip(sources, (3, 1, 4), strict=True)], PlanConfig(8, 40, 20, 64)
     )
     spec, step = CacheSpec("tiny_ee+tiny_ner", "", data_dir=str(root)), 30
-    data = count_stage_data(spec, sources, plan, step)
+    data = count_stage_data(spec, sources, plan=plan, step=step)
     documents = [document for number in range(step) for row in plan.rows(number) for document in row]
     a_step = len(documents) / step
     for dataset, tasks in zip(data.datasets, ((0, 1), (2,)), strict=True):
@@ -62,7 +62,7 @@ def test_draws_are_those_of_the_steps(tmp_path: Path) -> None:
         assert dataset.rate == 0.5
     assert sum(dataset.drawn for dataset in data.datasets) == pytest.approx(len(documents), abs=2 * a_step)
     assert data.datasets[1].drawn > 3 * 30  # epochs
-    at_start = count_stage_data(spec, sources, plan)
+    at_start = count_stage_data(spec, sources, plan=plan)
     assert [(dataset.rate, dataset.drawn) for dataset in at_start.datasets] == [(0.5, 0), (0.5, 0)]
 
 
