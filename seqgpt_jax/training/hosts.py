@@ -35,7 +35,7 @@ from seqgpt_jax.training.signals import Interrupted, SignalWatch
 CONNECT_SECONDS = 300  # hosts of a cluster start minutes apart
 _LEAVE_SECONDS = 10  # in which a process ends by itself after another has ended with an error
 _SEE_SECONDS = 5  # in which a shared file system shows a file to all hosts
-_FOR_EVER = 30 * 24 * 3600 * 1000  # milliseconds
+_FOR_EVER = 14 * 24 * 3600 * 1000  # milliseconds
 
 T = TypeVar("T")
 
