@@ -181,6 +181,7 @@ def saved_stages(run_dir: Path) -> list[StageInfo]:
         try:
             said = json.loads(file.read_text("utf-8"))
             known = {name: said[name] for name in _INFO_FIELDS & said.keys()}
+            known["frozen_layers"] = tuple(known.get("frozen_layers", ()))
             found.append(StageInfo(**{**known, "model": config_from_dict(said["model"])}))
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{file}: not a stage description ({error}; train into another --run_dir)") from error

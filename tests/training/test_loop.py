@@ -133,12 +133,16 @@ def test_a_run_leaves_what_it_should(undisturbed: tuple[TrainResult, Any]) -> No
         steps = {"one": 7, "two": 6}[stage]
         assert finished == {"step": steps, "best_step": None, "length": {"steps": steps}}
     assert list((result.run_dir / "tensorboard").iterdir())
+    one, two = saved_stages(result.run_dir)
+    assert (one.steps, one.frozen_layers, two.steps, len(two.frozen_layers)) == (7, (), 6, 1)
+    assert (checkpoint_folder(result.run_dir, "one") / "7" / "averaged").is_dir()
     traces = list((result.run_dir / "profile").rglob("*.xplane.pb"))
     assert len(traces) == 1  # of the first stage alone
     assert traces[0].stat().st_size > 1000
     info = (result.run_dir / "model_info.txt").read_text().splitlines()
+    total, (layer,) = f"{SKELETON.num_parameters():,}", two.frozen_layers
     assert info[:3] == [
-        "stage two", f"{SKELETON.num_parameters():,} parameters, {SKELETON.num_parameters():,} of them trained",
+        "stage two", f"{total} parameters, {total} of them trained, but for layer {layer}",
         "mesh data=8 fsdp=1 tensor=1: 8 devices of kind cpu",
     ]  # fmt: skip
     assert "optimiser: name adamw, learning_rate 0.01" in info[3]
@@ -147,15 +151,12 @@ def test_a_run_leaves_what_it_should(undisturbed: tuple[TrainResult, Any]) -> No
     assert [cell.strip() for cell in embedding if cell] == [
         "embedding", "64x32", "float32", "(vocab, embed)", "(tensor, fsdp)", "100%", "8,192",
     ]  # fmt: skip
-    one, two = saved_stages(result.run_dir)
-    assert (one.steps, one.frozen_layers, two.steps, len(two.frozen_layers)) == (7, (), 6, 1)
-    assert (checkpoint_folder(result.run_dir, "one") / "7" / "averaged").is_dir()
     # The second stage goes on from the average of the first, and leaves a layer as it was; its optimiser is its own.
     averaged, params = (
         ocp.StandardCheckpointer().restore(checkpoint_folder(result.run_dir, "one") / "7" / name)
         for name in ("averaged", "params")
     )
-    kernels = (tree["blocks"]["up"]["kernel"][two.frozen_layers[0]] for tree in (end, averaged, params))
+    kernels = (tree["blocks"]["up"]["kernel"][layer] for tree in (end, averaged, params))
     final, kept, other = (np.asarray(kernel) for kernel in kernels)
     np.testing.assert_array_equal(final, kept)
     assert (kept != other).any()
