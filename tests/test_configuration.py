@@ -15,7 +15,7 @@ from seqgpt_jax.configuration import find_recipe, gin_folder, load_recipe, opera
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.lora import LoraConfig
 from seqgpt_jax.models.presets import PRESETS
-from seqgpt_jax.recipe import DataSettings, Recipe, Stage
+from seqgpt_jax.recipe import DataSettings, EvaluationSettings, Recipe, Stage
 from seqgpt_jax.training.optimizers import OptimizerConfig
 
 GIN = Path(__file__).resolve().parent.parent / "gin"
@@ -56,6 +56,17 @@ def test_a_file_gives_the_recipe_one_would_write_in_python(small: Path) -> None:
         seed=3,
     )
     assert load_recipe(small) == want  # nothing is left of the bindings before
+
+
+def test_evaluations_of_a_stage_are_bound_in_gin(small: Path) -> None:
+    bindings = [
+        "two/stage.evaluations = [@dev/evaluation()]", "two/stage.evaluate_every = 2", "two/stage.patience = 3",
+        "dev/evaluation.name = 'dev'", "dev/evaluation.mixture = 'mini_held_out'", "dev/evaluation.limit = 5",
+    ]  # fmt: skip
+    one, two = load_recipe(small, bindings).stages
+    assert (one.evaluations, one.evaluate_every, one.patience) == ((), None, None)
+    assert two.evaluations == (EvaluationSettings("dev", "mini_held_out", limit=5),)
+    assert (two.evaluate_every, two.patience) == (2, 3)
 
 
 def test_weights_and_the_protocol_are_bound_in_gin(small: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from seqgpt_jax.recipe import (
 from seqgpt_jax.training.optimizers import OptimizerConfig
 
 STAGE = Stage("one", "synthetic", 10)
+DEV = EvaluationSettings("dev", "mini_held_out")
 AVERAGED = OptimizerConfig(ema_decay=0.99)
 
 
@@ -89,6 +90,9 @@ def test_rows_of_several_lengths() -> None:
         (lambda: Stage("a", "synthetic", 5, passes=2, objective="language_modelling"), "stage.passes is 2 (a text is"),
         (lambda: Stage("a", "synthetic", 5, objective="texts"), "(it must be one of 'answers', 'language_modelling')"),
         (lambda: Stage("a", "held_out", 5, protocol="fewshot"), "(it must be one of 'zero_shot', 'few_shot')"),
+        (lambda: Stage("a", "synthetic", 5, evaluate_every=2), "stage.evaluate_every has nothing to evaluate (set"),
+        (lambda: Stage("a", "synthetic", 5, evaluations=(DEV,), patience=2), "stage.patience counts evaluations, of"),
+        (lambda: Stage("a", "synthetic", 5, evaluations=(DEV, DEV)), "stage.evaluations has two named 'dev' (give"),
         (lambda: Recipe(stages=()), "recipe.stages is empty"),
         (lambda: Recipe(stages=(STAGE, STAGE)), "recipe.stages has two named 'one'"),
         (lambda: Recipe(stages=("one",)), "recipe.stages is ('one',) (it must be a list of Stage)"),

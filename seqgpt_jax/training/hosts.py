@@ -269,13 +269,13 @@ def first_to_see(folder: Path) -> int:
             "(every host must be able to)"
         ) from None
     try:
-        barrier(f"written in {folder}")
+        barrier("token written")  # the folders may have different names
         deadline = time.monotonic() + _SEE_SECONDS
         first = index
         while first > 0 and time.monotonic() < deadline:
             first = min(int(file.name.rpartition("-")[2]) for file in folder.glob(f".host-{token}-*"))
             time.sleep(0.05 if first == 0 else 0.5)
-        barrier(f"seen in {folder}")
+        barrier("token seen")
     finally:
         own.unlink(missing_ok=True)
     return first

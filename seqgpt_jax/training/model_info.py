@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from jax.sharding import Mesh
 
 from seqgpt_jax.recipe import Stage
 from seqgpt_jax.tables import text_table
-from seqgpt_jax.training.partitioning import ModelSkeleton, Params
+from seqgpt_jax.training.partitioning import ModelSkeleton, Params, path_name
 from seqgpt_jax.whole import write_text
 
 MODEL_INFO_FILE = "model_info.txt"
@@ -22,7 +23,10 @@ MODEL_INFO_FILE = "model_info.txt"
 
 @dataclass(frozen=True)
 class Parameter:
-    """Where one parameter lies. axes are logical names; spec names the mesh axis of each, None where it stays whole."""
+    """Where one parameter lies, and how many of its entries are trained.
+
+    axes are logical names; spec names the mesh axis of each, None where it stays whole.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -30,32 +34,29 @@ class Parameter:
     axes: tuple[str, ...]
     spec: tuple[str | None, ...]
     bytes_per_device: int
-    trained: bool
-
-    @property
-    def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+    size: int
+    trained: int
 
 
 def parameters_of(skeleton: ModelSkeleton, shardings: Params) -> tuple[Parameter, ...]:
     """All parameters by path, placed as `shardings` says."""
-    trained = _names(skeleton.trained(skeleton.shapes))
-    leaves = jax.tree.leaves(skeleton.shapes)
+    leaves = jax.tree_util.tree_leaves_with_path(skeleton.shapes)
     axes = jax.tree.leaves(skeleton.axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    columns = (leaves, axes, jax.tree.leaves(shardings), jax.tree.leaves(skeleton.is_trained))
+    frozen_layers = len(skeleton.frozen_layers) / skeleton.num_layers
+
+    def parameter(path: Any, leaf: Any, names: tuple[str, ...], place: Any, trained: bool) -> Parameter:
+        size = math.prod(leaf.shape)
+        share = 0.0 if not trained else 1.0 - frozen_layers if "layers" in names else 1.0
+        return Parameter(
+            path_name(path), leaf.shape, str(np.dtype(leaf.dtype)), names, tuple(place.spec), shard_bytes(leaf, place),
+            size, round(size * share),
+        )  # fmt: skip
+
     return tuple(
-        Parameter(
-            name, leaf.shape, str(np.dtype(leaf.dtype)), tuple(names), tuple(place.spec), shard_bytes(leaf, place),
-            name in trained,
-        )
-        for name, leaf, names, place in zip(
-            _names(skeleton.shapes), leaves, axes, jax.tree.leaves(shardings), strict=True
-        )
-    )  # fmt: skip
-
-
-def _names(tree: Any) -> list[str]:
-    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(tree))
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
+        parameter(path, leaf, names, place, trained)
+        for (path, leaf), names, place, trained in zip(*columns, strict=True)
+    )
 
 
 def shard_bytes(leaf: Any, sharding: Any) -> int:
@@ -67,13 +68,13 @@ def write_model_info(
     run_dir: Path, stage: Stage, skeleton: ModelSkeleton, shardings: Params, mesh: Mesh, steps: Mapping[int, Any]
 ) -> None:
     """Writes model_info.txt for the stage that begins. steps: row tokens -> the compiled step."""
-    parameters = parameters_of(skeleton, shardings)
-    trained, total = sum(each.size for each in parameters if each.trained), sum(each.size for each in parameters)
+    parameters, frozen = parameters_of(skeleton, shardings), skeleton.frozen_layers
+    trained, total = sum(each.trained for each in parameters), sum(each.size for each in parameters)
     axes = " ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
-    layers = ", ".join(map(str, skeleton.frozen_layers))
     lines = [
         f"stage {stage.name}",
-        f"{total:,} parameters, {trained:,} of them trained" + (f", but for layer {layers}" if layers else ""),
+        f"{total:,} parameters, {trained:,} of them trained",
+        *([f"blocks that stay as they are: {', '.join(map(str, frozen))} of {skeleton.num_layers}"] if frozen else []),
         f"mesh {axes}: {mesh.size} devices of kind {mesh.devices.flat[0].device_kind}",
         "optimiser: " + _settings(stage.optimizer),
         *(line for row_tokens, step in steps.items() for line in _memory_lines(row_tokens, step)),
@@ -85,14 +86,23 @@ def write_model_info(
 
 def parameter_table(parameters: tuple[Parameter, ...]) -> list[str]:
     """A line a parameter, and one for all."""
-    rows = [["parameter", "shape", "dtype", "axes", "spec", "", "bytes a device"]]
+    rows = [["parameter", "shape", "dtype", "axes", "spec", "trained", "bytes a device"]]
     for one in parameters:
         shape, axes = "x".join(map(str, one.shape)), ", ".join(one.axes)
         spec = ", ".join(axis or "-" for axis in one.spec)
-        trained = "trained" if one.trained else "frozen"
-        rows.append([one.name, shape, one.dtype, f"({axes})", f"({spec})", trained, f"{one.bytes_per_device:,}"])
+        rows.append(
+            [
+                one.name,
+                shape,
+                one.dtype,
+                f"({axes})",
+                f"({spec})",
+                f"{one.trained / one.size:.0%}",
+                f"{one.bytes_per_device:,}",
+            ]
+        )
     rows.append(["all", "", "", "", "", "", f"{sum(one.bytes_per_device for one in parameters):,}"])
-    return text_table(rows, num_left=6)
+    return text_table(rows, num_left=5)
 
 
 def _settings(settings: Any) -> str:

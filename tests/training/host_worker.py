@@ -16,6 +16,7 @@ import pytest
 
 from seqgpt_jax import cli, configuration, pipeline
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.recipe import Recipe
 from tests.training.host_run import run_toy, toy_recipe
 
 
@@ -26,7 +27,7 @@ def main() -> int:
         configuration, "load_recipe", lambda *_: toy_recipe(Path(folder), [int(size) for size in mesh.split(",")])
     )
 
-    def run(*arguments: Any) -> None:
+    def run(recipe: Recipe, run_dir: Path, **options: Any) -> None:
         from seqgpt_jax.training import steps
 
         next_batch, asked = steps._timed_next, []
@@ -40,7 +41,7 @@ def main() -> int:
             return next_batch(*arguments)
 
         patch.setattr(steps, "_timed_next", next_or_signal)
-        run_toy(*arguments)
+        run_toy(recipe, run_dir)
 
     patch.setattr(pipeline, "run_recipe", run)
     return cli.main(["train", "toy.gin", *flags])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import sys
 import time
 from dataclasses import dataclass
@@ -32,7 +33,10 @@ STAGES = ("one", "two")
 
 @dataclass(frozen=True)
 class ToyRun:
-    """mesh: devices along data, fsdp and tensor. slow_save: seconds that each checkpoint takes longer to write."""
+    """mesh: devices along data, fsdp and tensor. slow_save: seconds that each checkpoint takes longer to write.
+
+    max_file_bytes: the system refuses to make a file larger (RLIMIT_FSIZE), as a quota would.
+    """
 
     run_dir: Path
     cache_dir: Path  # batch plans and compiled functions
@@ -40,6 +44,7 @@ class ToyRun:
     save_every: int = 2
     mesh: tuple[int, int, int] = (8, 1, 1)
     slow_save: float = 0.0
+    max_file_bytes: int | None = None
 
     def start(self, progress: Any = None) -> ForkServerProcess:
         """Trains in a new process. progress: a shared integer that counts the steps whose rows are written."""
@@ -55,8 +60,12 @@ class ToyRun:
 
     def errors(self) -> str:
         """What the processes have written to stderr."""
-        file = self.run_dir.with_name(f"{self.run_dir.name}.stderr")
-        return file.read_text("utf-8") if file.exists() else ""
+        return self.error_file.read_text("utf-8") if self.error_file.exists() else ""
+
+    @property
+    def error_file(self) -> Path:
+        """Not beside the run, whose disk may be full."""
+        return self.cache_dir / f"{self.run_dir.parent.name}-{self.run_dir.name}.stderr"
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl but for the fields under `time`."""
@@ -84,7 +93,8 @@ _SERVER.set_forkserver_preload([__name__])
 def _train(run: ToyRun, progress: Any) -> None:
     num_devices = run.mesh[0] * run.mesh[1] * run.mesh[2]
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={num_devices}"
-    errors = run.run_dir.with_name(f"{run.run_dir.name}.stderr").open("a", encoding="utf-8", buffering=1)
+    run.cache_dir.mkdir(parents=True, exist_ok=True)
+    errors = run.error_file.open("a", encoding="utf-8", buffering=1)
     os.dup2(errors.fileno(), 2)
 
     import absl.logging
@@ -104,6 +114,8 @@ def _train(run: ToyRun, progress: Any) -> None:
     patched: Any = loop
     patched.ensure_cache = lambda spec, cache_dir, progress: sources
     patched.prepare_start = lambda recipe, run_dir: StartingPoint(vocabulary, CONFIG, None)
+    if run.max_file_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (run.max_file_bytes, resource.RLIM_INFINITY))
     if run.slow_save:
         write_checksums = integrity.write_checksums
 

@@ -1,8 +1,8 @@
 """One gradient, however a step is cut, packed or placed: of every parameter, for both objectives, in float32.
 
-Tolerances: packing, microbatches and meshes change the order of sums alone, and leave a gradient within 1e-4 of itself
-or 2e-6, of gradients up to 0.1. What they must not do changes it by more than a tenth (tried: means of microbatches
-averaged; documents of a row that see one another).
+Tolerances: packing, microbatches and meshes change the order of sums alone, and leave each entry of a gradient within
+1e-4 of itself or 2e-6. A mistake moves entries by 1e-4 and more (tried: means of microbatches averaged, 1.2e-4;
+documents of a row that see one another, 5e-4; each more than the entry itself).
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ def test_microbatches_agree(num_microbatches: int, objective: Objective, referen
 @pytest.mark.parametrize(
     ("backend", "layer_loop"),
     [
-        *((name, "unroll") for name in BACKENDS),
+        ("blocks", "unroll"),  # the one of CPUs
+        *(pytest.param(name, "unroll", marks=pytest.mark.slow) for name in sorted(set(BACKENDS) - {"blocks"})),
         *(pytest.param(name, "scan", marks=pytest.mark.slow) for name in ("splash", "flash")),
     ],
 )
@@ -129,7 +130,9 @@ def test_packed_and_unpacked_rows_agree(
         assert_same(gradient(batch, config=config), reference)
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), pytest.param((1, 2, 4), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "sizes", [(2, 2, 2), *(pytest.param(one, marks=pytest.mark.slow) for one in [(8, 1, 1), (1, 2, 4)])]
+)
 def test_meshes_agree_with_one_device(
     sizes: tuple[int, int, int], objective: Objective, reference: tuple[Any, StepMetrics]
 ) -> None:
@@ -137,7 +140,7 @@ def test_meshes_agree_with_one_device(
     assert_same(gradient(batch, make_mesh(*sizes), num_microbatches=2 if sizes[0] == 2 else 1), reference)
 
 
-@pytest.mark.parametrize("sizes", [None, (2, 2, 2)], ids=["one device", "split vocabulary"])
+@pytest.mark.parametrize("sizes", [pytest.param(None, marks=pytest.mark.slow), (2, 2, 2)], ids=["one device", "split"])
 def test_language_modelling_in_chunks_is_the_plain_loss(sizes: tuple[int, int, int] | None) -> None:
     """Every token of every row supervised, and more words than loss.logits_mib allows at once."""
     config, loss = dataclasses.replace(CONFIG, vocab_size=8192), LossConfig(logits_mib=1)

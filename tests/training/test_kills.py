@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -102,15 +103,26 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(undisturbed: ToyRun, small_
     process = run.start(progress)
     wait_for(progress, 9, process, run)
     ballast = small_disk / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        try:
-            while file.write(bytes(4096)):
-                pass
-        except OSError:
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
             pass
     process.join(120)
-    (small_disk / "run.stderr.seen").unlink(missing_ok=True)
-    assert process.exitcode == 2
+    assert process.exitcode == 2, run.errors()
+    last = run.errors().strip().splitlines()[-1]
+    assert last.startswith(f"error: {run.run_dir}: No space left on device; what was saved before is whole (make room")
     ballast.unlink()
+    run.finish()
+    assert_same_end(run, undisturbed)
+
+
+def test_a_checkpoint_that_may_not_be_written_stops_the_run_and_loses_nothing(
+    undisturbed: ToyRun, tmp_path: Path
+) -> None:
+    run = replace(undisturbed, run_dir=tmp_path / "run")
+    process = replace(run, max_file_bytes=20_000).start()
+    process.join(240)
+    assert process.exitcode == 2, run.errors()
+    assert f"error: {run.run_dir}: File too large; what was saved before is whole (make room" in run.errors()
+    assert run.half_written() == 1
     run.finish()
     assert_same_end(run, undisturbed)

@@ -149,7 +149,7 @@ def test_a_run_leaves_what_it_should(undisturbed: tuple[TrainResult, Any]) -> No
     assert "temporaries" in info[4]
     (embedding,) = (line.split("  ") for line in info if line.startswith("embedding "))
     assert [cell.strip() for cell in embedding if cell] == [
-        "embedding", "64x32", "float32", "(vocab, embed)", "(tensor, fsdp)", "trained", "8,192",
+        "embedding", "64x32", "float32", "(vocab, embed)", "(tensor, fsdp)", "100%", "8,192",
     ]  # fmt: skip
     # The second stage goes on from the average of the first, and leaves a layer as it was; its optimiser is its own.
     averaged, params = (
@@ -410,8 +410,8 @@ def test_a_lora_is_trained_on_weights_that_stay(tmp_path: Path, monkeypatch: pyt
     for name in loras:
         saved["blocks"][name].pop("lora_a")
     info = (tmp_path / "run" / "model_info.txt").read_text()
-    assert info.count(" trained ") == 2 * len(loras)
-    assert " frozen " in next(line for line in info.splitlines() if line.startswith("embedding "))
+    assert info.count(" 100% ") == 2 * len(loras)
+    assert " 0% " in next(line for line in info.splitlines() if line.startswith("embedding "))
     jax.tree.map(np.testing.assert_array_equal, saved, base)
 
 
