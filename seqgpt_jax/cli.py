@@ -17,11 +17,11 @@ from typing import Any
 
 import absl.logging
 
-from seqgpt_jax.cli_arguments import add_command, byte_size, count, positive, share
+from seqgpt_jax.cli_arguments import add_bindings, add_command, add_model, add_recipe, byte_size, count
 from seqgpt_jax.cli_data import add_data_command
+from seqgpt_jax.cli_train import add_finetune_command, add_train_command
 from seqgpt_jax.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from seqgpt_jax.host_memory import keep_freed_memory
-from seqgpt_jax.records import LANGUAGES, TASKS
 from seqgpt_jax.whole import write_json
 
 
@@ -54,42 +54,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    train = add_command(
-        commands, "train", _train, "train the stages of a recipe, evaluate, report, export",
-        "seqgpt train gin/recipes/quickstart.gin --run_dir runs/try --gin 'recipe.seed=1'",
-    )  # fmt: skip
-    _add_recipe(train)
-    _add_bindings(train)
-    train.add_argument("--run_dir", type=Path, metavar="DIR", help="where all results go (default: runs/<recipe name>)")
-    train.add_argument(
-        "--resume",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="go on with the run that the directory holds (default), or refuse a directory that holds one",
-    )
-    train.add_argument(
-        "--allow_changed_config", action="store_true", help="go on with a run whose config was another one"
-    )
-    train.add_argument(
-        "--profile",
-        metavar="START:STOP",
-        help="record these steps of the first stage that is trained, into DIR/profile",
-    )
-    train.add_argument("--wandb", metavar="PROJECT", help="send the metrics to this project of Weights & Biases too")
-    _add_processes(train)
-
-    finetune = add_command(
-        commands, "finetune", _finetune, "train a model on data of your own, and score it before and after",
-        "seqgpt finetune my_data.jsonl --model runs/quickstart --out runs/mine",
-    )  # fmt: skip
-    _add_finetune(finetune)
+    add_train_command(commands)
+    add_finetune_command(commands)
 
     plan = add_command(
         commands, "plan", _plan, "compile the train step for chips that are not there: memory, FLOPs, collectives",
         "seqgpt plan gin/recipes/quickstart.gin --topology v5e:2x2",
     )  # fmt: skip
-    _add_recipe(plan)
-    _add_bindings(plan)
+    add_recipe(plan)
+    add_bindings(plan)
     plan.add_argument("--topology", required=True, metavar="KIND:SHAPE", help="such as v5e:16x16, v5p:4x4x4 or cpu:8")
     plan.add_argument("--stage", metavar="NAME", help="the stage whose step it is (default: the first)")
     plan.add_argument("--json", action="store_true", help="print one JSON object")
@@ -98,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
         commands, "eval", _eval, "score a model on a mixture or on folders of records",
         "seqgpt eval --model runs/quickstart --mixture mini_held_out --limit 50 --out scores.json",
     )  # fmt: skip
-    _add_model(evaluate)
+    add_model(evaluate)
     data = evaluate.add_mutually_exclusive_group(required=True)
     data.add_argument("--mixture", metavar="NAME", help="such as mini_held_out, held_out, held_in_zh, held_out_en_ner")
     data.add_argument(
@@ -112,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
         commands, "predict", _predict, "classify a text, or extract spans from it",
         "seqgpt predict --model runs/quickstart --extract person city -- 'Ada Park moved to Norford.'",
     )  # fmt: skip
-    _add_model(predict)
+    add_model(predict)
     task = predict.add_mutually_exclusive_group(required=True)
     task.add_argument("--classify", nargs="+", metavar="LABEL", help="choose from these labels")
     task.add_argument("--extract", nargs="+", metavar="LABEL", help="find the spans of each of these labels")
@@ -145,7 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
         commands, "trim", _trim, "leave out the vocabulary that a corpus does not need",
         "seqgpt trim --model exported --text corpus.txt --out trimmed",
     )  # fmt: skip
-    _add_model(trim)
+    add_model(trim)
     corpus = trim.add_mutually_exclusive_group(required=True)
     corpus.add_argument("--mixture", metavar="NAME", help="the training questions and answers of a mixture")
     corpus.add_argument("--text", type=Path, nargs="+", metavar="FILE.txt", help="plain texts, one a line")
@@ -173,58 +146,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE.gin", help="a gin file, such as gin/recipes/quickstart.gin")
-
-
-def _add_bindings(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument(
-        "--gin",
-        action="append",
-        default=[],
-        metavar="'name=value'",
-        help="a binding that overrides the file; repeatable",
-    )
-
-
-def _add_processes(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("several hosts", "SLURM, GKE, TPU pods and mpirun are recognised without these")
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="the host of process 0, and a free port there")
-    group.add_argument("--num_processes", type=int, metavar="N", help="processes in all")
-    group.add_argument("--process_id", type=int, metavar="I", help="which one this is, from 0 to N-1")
-
-
-def _add_finetune(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "data",
-        type=Path,
-        metavar="DATA",
-        help="a dataset folder, a file, or a folder with train, dev and test files",
-    )
-    _add_model(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run; one that was cut off goes on")
-    data = parser.add_argument_group("the data (`seqgpt data convert` reads what needs more words)")
-    data.add_argument("--from", dest="source_format", metavar="FORMAT", help="default: found out")
-    data.add_argument("--task", choices=TASKS, help="default: NER, RE, EE, CLS or NLI, by what there is")
-    data.add_argument("--language", choices=LANGUAGES, help="default: that of the script")
-    data.add_argument("--labels", nargs="+", metavar="LABEL", help="all of them (default: those that occur)")
-    data.add_argument(
-        "--validation_share", type=share, default=0.1, metavar="SHARE",
-        help="of the training texts, where there is no validation split (default: 0.1)",
-    )  # fmt: skip
-    training = parser.add_argument_group("the training")
-    training.add_argument("--epochs", type=positive, metavar="N", help="at most (default: 10)")
-    training.add_argument("--learning_rate", type=positive, metavar="RATE", help="default: by the model's size")
-    training.add_argument("--lora", type=count, metavar="RANK", help="train a LoRA of this rank alone")
-    _add_bindings(training)
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", required=True, metavar="PATH", help="a run directory, a Hugging Face directory, or a hub id"
-    )
-
-
 def _add_out(parser: argparse.ArgumentParser, dtype: str | None) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a directory that does not exist yet")
     parser.add_argument(
@@ -236,47 +157,6 @@ def _add_out(parser: argparse.ArgumentParser, dtype: str | None) -> None:
     parser.add_argument(
         "--max_shard_size", type=byte_size, default="5GB", metavar="SIZE", help="of one weights file (default: 5GB)"
     )
-
-
-def _train(options: argparse.Namespace) -> None:
-    from seqgpt_jax.training.hosts import joined
-    from seqgpt_jax.training.launchers import processes_of_flags
-
-    with joined(processes_of_flags(options.coordinator, options.num_processes, options.process_id)):
-        from seqgpt_jax.configuration import load_recipe
-        from seqgpt_jax.pipeline import run_recipe
-        from seqgpt_jax.training.faults import full_disk_explained
-        from seqgpt_jax.training.profiler import ProfileWindow
-        from seqgpt_jax.training.signals import SignalWatch
-
-        recipe = load_recipe(options.recipe, options.gin)
-        run_dir = options.run_dir or Path("runs") / Path(options.recipe).stem
-        with full_disk_explained(run_dir), SignalWatch():  # training watches itself; what follows it takes long too
-            run_recipe(
-                recipe,
-                run_dir,
-                profile=ProfileWindow.parse(options.profile) if options.profile else None,
-                wandb_project=options.wandb,
-                allow_changed_config=options.allow_changed_config,
-                resume=options.resume,
-            )
-
-
-def _finetune(options: argparse.Namespace) -> None:
-    from seqgpt_jax.data.convert import Description
-    from seqgpt_jax.data.own import prepare_own_data
-    from seqgpt_jax.finetune import Choices, finetune
-
-    labels = tuple(options.labels) if options.labels else None
-    description = Description(task=options.task, language=options.language, labels=labels)
-    own = prepare_own_data(
-        options.data, options.out / "dataset", options.validation_share, options.source_format, description
-    )
-    if own.notes:
-        print(own.notes, file=sys.stderr)
-    print(own)
-    choices = Choices(options.epochs, options.learning_rate, options.lora, options.gin)
-    finetune(own, options.model, options.out, choices)
 
 
 def _plan(options: argparse.Namespace) -> None:

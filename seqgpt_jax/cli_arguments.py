@@ -14,6 +14,26 @@ def add_command(commands: Any, name: str, run: Any, summary: str, example: str) 
     return parser
 
 
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE.gin", help="a gin file, such as gin/recipes/quickstart.gin")
+
+
+def add_bindings(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--gin",
+        action="append",
+        default=[],
+        metavar="'name=value'",
+        help="a binding that overrides the file; repeatable",
+    )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", required=True, metavar="PATH", help="a run directory, a Hugging Face directory, or a hub id"
+    )
+
+
 def byte_size(text: str) -> int:
     """ "5GB" -> 5_000_000_000, as the hub counts."""
     number, unit = text[:-2], text[-2:].upper()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from seqgpt_jax.configuration import load_recipe
 from seqgpt_jax.data.mixtures import find_folder_datasets
@@ -17,6 +18,7 @@ from seqgpt_jax.pipeline import run_recipe
 from seqgpt_jax.predictor import SeqGPT, model_directory
 from seqgpt_jax.recipe import EvaluationSettings, Recipe
 from seqgpt_jax.tables import text_table
+from seqgpt_jax.training.hosts import is_main
 
 RECIPE = "recipes/finetune.gin"
 BEFORE = "_before"  # ends the name of a section of the report: the model as it was given
@@ -35,17 +37,16 @@ class Choices:
     bindings: Sequence[str] = ()  # gin, on top
 
 
-def finetune(own: OwnData, model: str, out: Path, choices: Choices) -> None:
-    """Trains `model` (a run, a Hugging Face directory or a hub id) on the data; the run is in `out`.
+def finetune(own: OwnData, model: str, run_dir: Path, choices: Choices, **run: Any) -> None:
+    """Trains `model` (a run, a Hugging Face directory or a hub id) on the data; `run` is for pipeline.run_recipe.
 
-    A run that was interrupted is gone on with. UserError as from pipeline.run_recipe and load_recipe.
+    UserError as from run_recipe and load_recipe.
     """
     recipe = finetune_recipe(own, model, choices)
     before = judge(model, own, recipe)
-    after = run_recipe(recipe, out, before={f"{name}{BEFORE}": each for name, each in before.items()})
-    print("\nBefore and after:")
-    for line in before_and_after(before, after):
-        print(f"  {line}")
+    after = run_recipe(recipe, run_dir, before={f"{name}{BEFORE}": each for name, each in before.items()}, **run)
+    if is_main():
+        print("\n".join(["\nBefore and after:", *(f"  {line}" for line in before_and_after(before, after))]))
 
 
 def finetune_recipe(own: OwnData, model: str, choices: Choices) -> Recipe:
