@@ -44,24 +44,10 @@ from seqgpt_jax.models.bloom import BloomConfig
 from seqgpt_jax.models.decoder import Decoder, DecoderConfig
 from seqgpt_jax.models.flops import train_flops
 from seqgpt_jax.models.presets import get_preset
-from seqgpt_jax.training.chips import CHIPS
+from seqgpt_jax.training.chips import peak_flops
 from seqgpt_jax.training.optimizers import OptimizerConfig, make_optimizer
 from seqgpt_jax.training.partitioning import batch_sharding, make_mesh, make_skeleton
 from seqgpt_jax.training.step import init_params, init_state, make_train_step, state_shardings
-
-# Dense bfloat16 TFLOP/s of a chip by the start of its device_kind, from the makers' data sheets; the first that fits.
-PEAK_TFLOPS = {
-    "NVIDIA H200": 989.4,
-    "NVIDIA H100 PCIe": 756.0,
-    "NVIDIA H100 NVL": 835.0,
-    "NVIDIA H100": 989.4,
-    "NVIDIA A100": 312.0,
-    "TPU v4": CHIPS["v4"].flops / 1e12,
-    "TPU v5 lite": CHIPS["v5e"].flops / 1e12,
-    "TPU v5e": CHIPS["v5e"].flops / 1e12,
-    "TPU v5": CHIPS["v5p"].flops / 1e12,
-    "TPU v6": CHIPS["v6e"].flops / 1e12,
-}
 
 DOCUMENT_TOKENS, ANSWER_TOKENS = 128, 20
 PROMPT_TOKENS, NEW_TOKENS = 256, 128
@@ -202,10 +188,8 @@ def peak_of(device: Any, given_tflops: float | None, measured: float) -> tuple[f
     """Operations a second that MFU is measured against, and where the number is from: flag, table or product."""
     if given_tflops:
         return given_tflops * 1e12, "flag"
-    for kind, tflops in PEAK_TFLOPS.items():
-        if device.device_kind.startswith(kind):
-            return tflops * 1e12, "table"
-    return measured, "product"
+    stated = peak_flops(device.device_kind)
+    return (measured, "product") if stated is None else (stated, "table")
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from _harness import finish, machine, make_parser
 from seqgpt_jax.models.presets import PRESETS
 from seqgpt_jax.training.chips import GIB, parse_topology
 
-RECIPE = "gin/recipes/real_7b1.gin"
+RECIPE = "gin/recipes/bloomz_7b1.gin"
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:4x4x4")
 COLUMNS = (
     "preset", "topology", "mesh", "GiB a chip", "of", "fits", "FLOPs a step", "GB received a chip", "compute ms",
@@ -39,7 +39,7 @@ def plan(preset: str, topology: str, keep: Path | None, bindings: tuple[str, ...
     chips = parse_topology(topology).num_devices
     split = PRESETS[preset].width % chips == 0
     settings = (
-        f"model.preset='{preset}'", "model.remat='full'", f"data.rows_per_step={chips}",
+        "PRETRAINED='not read'", "DATA_DIR='not read'", f"model.preset='{preset}'", f"data.rows_per_step={chips}",
         f"mesh.data={1 if split else -1}", f"mesh.fsdp={-1 if split else 1}", *bindings,
     )  # fmt: skip
     command = [sys.executable, "-m", "seqgpt_jax.cli", "plan", RECIPE, "--topology", topology, "--json"]

@@ -17,14 +17,12 @@ from typing import Any
 
 import absl.logging
 
-from seqgpt_jax.cli_arguments import EXIT_USER_ERROR, add_command, byte_size, count, positive, share
+from seqgpt_jax.cli_arguments import add_command, byte_size, count, positive, share
 from seqgpt_jax.cli_data import add_data_command
-from seqgpt_jax.errors import UserError
+from seqgpt_jax.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from seqgpt_jax.host_memory import keep_freed_memory
 from seqgpt_jax.records import LANGUAGES, TASKS
 from seqgpt_jax.whole import write_json
-
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: run again to go on
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,6 +70,13 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--allow_changed_config", action="store_true", help="go on with a run whose config was another one"
     )
+    train.add_argument(
+        "--profile",
+        metavar="START:STOP",
+        help="record these steps of the first stage that is trained, into DIR/profile",
+    )
+    train.add_argument("--wandb", metavar="PROJECT", help="send the metrics to this project of Weights & Biases too")
+    _add_processes(train)
 
     finetune = add_command(
         commands, "finetune", _finetune, "train a model on data of your own, and score it before and after",
@@ -81,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     plan = add_command(
         commands, "plan", _plan, "compile the train step for chips that are not there: memory, FLOPs, collectives",
-        "seqgpt plan gin/recipes/real_7b1.gin --topology v5e:16x16",
+        "seqgpt plan gin/recipes/quickstart.gin --topology v5e:2x2",
     )  # fmt: skip
     _add_recipe(plan)
     _add_bindings(plan)
@@ -182,6 +187,13 @@ def _add_bindings(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("several hosts", "SLURM, GKE, TPU pods and mpirun are recognised without these")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="the host of process 0, and a free port there")
+    group.add_argument("--num_processes", type=int, metavar="N", help="processes in all")
+    group.add_argument("--process_id", type=int, metavar="I", help="which one this is, from 0 to N-1")
+
+
 def _add_finetune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
@@ -227,15 +239,27 @@ def _add_out(parser: argparse.ArgumentParser, dtype: str | None) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from seqgpt_jax.configuration import load_recipe
-    from seqgpt_jax.pipeline import run_recipe
-    from seqgpt_jax.training.faults import full_disk_explained
-    from seqgpt_jax.training.signals import SignalWatch
+    from seqgpt_jax.training.hosts import joined
+    from seqgpt_jax.training.launchers import processes_of_flags
 
-    recipe = load_recipe(options.recipe, options.gin)
-    run_dir = options.run_dir or Path("runs") / Path(options.recipe).stem
-    with full_disk_explained(run_dir), SignalWatch():  # training watches itself; what follows it takes long too
-        run_recipe(recipe, run_dir, allow_changed_config=options.allow_changed_config, resume=options.resume)
+    with joined(processes_of_flags(options.coordinator, options.num_processes, options.process_id)):
+        from seqgpt_jax.configuration import load_recipe
+        from seqgpt_jax.pipeline import run_recipe
+        from seqgpt_jax.training.faults import full_disk_explained
+        from seqgpt_jax.training.profiler import ProfileWindow
+        from seqgpt_jax.training.signals import SignalWatch
+
+        recipe = load_recipe(options.recipe, options.gin)
+        run_dir = options.run_dir or Path("runs") / Path(options.recipe).stem
+        with full_disk_explained(run_dir), SignalWatch():  # training watches itself; what follows it takes long too
+            run_recipe(
+                recipe,
+                run_dir,
+                profile=ProfileWindow.parse(options.profile) if options.profile else None,
+                wandb_project=options.wandb,
+                allow_changed_config=options.allow_changed_config,
+                resume=options.resume,
+            )
 
 
 def _finetune(options: argparse.Namespace) -> None:

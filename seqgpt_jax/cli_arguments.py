@@ -1,11 +1,9 @@
-"""What the `seqgpt` command and its parts share: how a subcommand is declared, types of arguments, an exit code."""
+"""What the `seqgpt` command and its parts share: how a subcommand is declared, and types of arguments."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
-
-EXIT_USER_ERROR = 2
 
 
 def add_command(commands: Any, name: str, run: Any, summary: str, example: str) -> argparse.ArgumentParser:

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from seqgpt_jax.cli_arguments import EXIT_USER_ERROR, add_command, count
-from seqgpt_jax.errors import UserError
+from seqgpt_jax.cli_arguments import add_command, count
+from seqgpt_jax.errors import EXIT_USER_ERROR, UserError
 from seqgpt_jax.records import LANGUAGES, TASKS
 from seqgpt_jax.whole import write_json
 

@@ -90,7 +90,7 @@ def load_recipe(path: str | Path, bindings: Sequence[str] = ()) -> Recipe:
     """The recipe of a gin file, with bindings on top: load_recipe("recipes/real.gin", ["recipe.seed=1"]).
 
     Raises UserError, one line, for a file that cannot be read or parsed, names that are unknown (with close
-    matches), values of the wrong type, and bindings that change nothing.
+    matches), values that are missing (NAME = %gin.REQUIRED) or of the wrong type, and bindings that change nothing.
     """
     file = find_recipe(path)
     gin.clear_config(clear_constants=True)
@@ -105,6 +105,7 @@ def load_recipe(path: str | Path, bindings: Sequence[str] = ()) -> Recipe:
             gin.parse_config(binding)
         except Exception as error:
             raise _explained(error, f"--gin '{binding}'") from None
+    _check_required(path)
     try:
         recipe = _build_recipe()
     except Exception as error:
@@ -163,6 +164,18 @@ def _bindings() -> Iterator[tuple[str, str, str]]:
     for (scope, selector), parameters in gin_state._CONFIG.items():
         for parameter in parameters:
             yield scope, selector, parameter
+
+
+def _check_required(path: str | Path) -> None:
+    """Refuses a recipe that leaves open what it requires: NAME = %gin.REQUIRED."""
+    missing = [
+        scope if selector == _MACRO else f"{scope}/{selector.rsplit('.', 1)[-1]}.{parameter}".lstrip("/")
+        for scope, selector, parameter in _bindings()
+        if repr(gin_state._CONFIG[scope, selector][parameter]) == "%gin.REQUIRED"
+    ]
+    if missing:
+        remedy = " ".join(f"--gin '{name}=...'" for name in missing)
+        raise UserError(f"{path}: {' and '.join(missing)} must be given (add {remedy}, strings in quotes)")
 
 
 def _check_all_used(path: str | Path, bindings: Sequence[str]) -> None:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import os
 
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: run again to go on
+
 
 class UserError(ValueError):
     """Something the user asked for cannot be done; the message is one line and ends with the remedy."""

@@ -19,7 +19,9 @@ from seqgpt_jax.recipe import EvaluationSettings, Recipe
 from seqgpt_jax.records import ClassificationRecord, ExtractionRecord, Record, RelationRecord
 from seqgpt_jax.report import few_shot_note, section_to_text, write_report
 from seqgpt_jax.training.checkpoints import load_run, newest_stage
+from seqgpt_jax.training.hosts import is_main
 from seqgpt_jax.training.loop import train
+from seqgpt_jax.training.profiler import ProfileWindow
 from seqgpt_jax.training.stage_evaluation import Evaluator
 from seqgpt_jax.training.start import check_stages
 from seqgpt_jax.vocabulary import Vocabulary
@@ -33,12 +35,15 @@ def run_recipe(
     run_dir: Path,
     before: Mapping[str, Evaluation] | None = None,
     *,
+    profile: ProfileWindow | None = None,
+    wandb_project: str | None = None,
     allow_changed_config: bool = False,
     resume: bool = True,
 ) -> dict[str, Evaluation]:
     """Everything that `seqgpt train` does; results lie in run_dir (docs: README, "What a run leaves").
 
-    Returns the recipe's evaluations by name. before: sections of the report that come first.
+    Returns the recipe's evaluations by name. before: sections of the report that come first. Of several processes all
+    train and evaluate in step, and process 0 writes.
 
     Raises UserError, before anything is trained, for a stage or an evaluation that cannot be run.
     """
@@ -49,6 +54,8 @@ def run_recipe(
         run_dir,
         evaluator=make_evaluator(recipe),
         config_text=operative_config_str(),
+        profile=profile,
+        wandb_project=wandb_project,
         allow_changed_config=allow_changed_config,
         resume=resume,
     )
@@ -56,8 +63,15 @@ def run_recipe(
     sections: dict[str, Evaluation] = {}
     for settings in recipe.evaluations:
         sections[settings.name] = evaluate(
-            predictor, mixtures[settings.name], settings.split, settings.limit, run_dir / "predictions"
-        )
+            predictor, mixtures[settings.name], settings.split, settings.limit,
+            run_dir / "predictions" if is_main() else None, progress=is_main(),
+        )  # fmt: skip
+    examples = [
+        list(example_predictions(predictor, mixtures[settings.name], settings.split))
+        for settings in recipe.evaluations[-1:]
+    ]
+    if not is_main():
+        return sections
     write_report(run_dir, result.stages, {**(before or {}), **sections})
     export_run(run_dir, run_dir / "export")
     note = few_shot_note({stage.name: stage.protocol for stage in result.stages})
@@ -65,10 +79,8 @@ def run_recipe(
         print(f"\n{note}")
     for name, evaluation in sections.items():
         print("\n" + section_to_text(name, evaluation))
-    for settings in recipe.evaluations[-1:]:
-        print("\nExamples:")
-        for line in example_predictions(predictor, mixtures[settings.name], settings.split):
-            print(line)
+    for lines in examples:
+        print("\nExamples:", *lines, sep="\n")
     print(next_commands(run_dir))
     return sections
 
@@ -79,7 +91,8 @@ def make_evaluator(recipe: Recipe) -> Evaluator:
 
     def judge(model: Decoder, vocabulary: Vocabulary, settings: EvaluationSettings) -> dict[str, float]:
         predictor = SeqGPT(model, vocabulary, prompt_format=recipe.prompt.format)
-        return evaluate(predictor, mixtures[settings], settings.split, settings.limit).summary()
+        evaluation = evaluate(predictor, mixtures[settings], settings.split, settings.limit, progress=is_main())
+        return evaluation.summary()
 
     return judge
 

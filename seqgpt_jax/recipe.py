@@ -182,6 +182,9 @@ class Stage(Checked):
     protocol: Literal["zero_shot", "few_shot"] = "zero_shot"  # few_shot: held-out datasets may be trained on
     epochs: float | None = None  # of the mixture: one is as many examples as its tasks have together
     examples: int | None = None  # drawn from the mixture
+    init: str | None = None  # run or Hugging Face directory whose weights it starts from; None: the stage before
+    frozen: tuple[str, ...] = ()  # parameters that are not trained, by path: ["embedding", "blocks/*_norm/*"]
+    freeze_half: bool = False  # a random half of the blocks stays as it is, others for each seed and stage
     objective: Objective = "answers"  # language_modelling: the records' texts alone, of which every token is supervised
     evaluations: tuple[EvaluationSettings, ...] = ()  # what the model is judged on during the stage and at its end
     evaluate_every: float | None = None  # steps, or below 1 a share of the stage; None: at the end of the stage alone
@@ -240,6 +243,17 @@ class Recipe(Checked):
             raise UserError("recipe.stages is empty (give at least one stage)")
         _check_names("recipe.stages", self.stages)
         _check_names("recipe.evaluations", self.evaluations)
+        for stage in self.stages:
+            if self.model.lora and (stage.frozen or stage.freeze_half):
+                raise UserError(
+                    f"stage '{stage.name}' freezes parameters, but model.lora trains nothing but what it adds "
+                    "(use one of the two)"
+                )
+            if stage.optimizer.ema_decay and self.model.config(1).param_dtype != "float32":
+                raise UserError(
+                    f"stage '{stage.name}': optimizer.ema_decay adds small parts that {self.model.param_dtype} loses "
+                    "(leave model.param_dtype at 'float32')"
+                )
 
     def plan_config(self, stage: Stage) -> PlanConfig:
         """How the rows of a stage are filled; its `shapes` are those of the stage's steps."""

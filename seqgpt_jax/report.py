@@ -35,7 +35,7 @@ from seqgpt_jax.records import TASKS
 from seqgpt_jax.tables import markdown_table, text_table
 from seqgpt_jax.training.journal import StageResult
 from seqgpt_jax.training.sinks import read_rows
-from seqgpt_jax.training.stage_data import StageData, read_stage_data
+from seqgpt_jax.training.stage_data import StageData, mixture_rows, read_stage_data
 from seqgpt_jax.whole import write_json, write_text
 
 
@@ -267,7 +267,7 @@ _STAGE_TOTALS = ("examples", "tokens", "cut", "dropped", "leaked", "surplus")
 
 
 def _data_section(data: Mapping[str, StageData]) -> list[str]:
-    """What the stages were trained on; leaked records by dataset."""
+    """What the stages were trained on; leaked records by dataset; what was drawn of each dataset."""
     if not data:
         return []
     rows = [["stage", "mixture", "datasets", "examples", "tokens", "texts cut", "dropped", "leaked records", "surplus"]]
@@ -282,7 +282,11 @@ def _data_section(data: Mapping[str, StageData]) -> list[str]:
         "Dropped: questions that fit into no row. Leaked: left out because an evaluation split has the same text. "
         "Surplus: questions left out because their answer is too frequent."
     )
-    return ["## Data", "", *markdown_table(rows, num_left=2), "", note, *(["", *lines] if lines else []), ""]
+    parts = ["## Data", "", *markdown_table(rows, num_left=2), "", note, *(["", *lines] if lines else []), ""]
+    for stage, each in data.items():
+        parts += [f"Mixture of {stage}, after {each.step:,} steps (all datasets: data/{stage}.json):", ""]
+        parts += [*markdown_table(mixture_rows(each), num_left=2), ""]
+    return parts
 
 
 def _dataset_rows(evaluation: Evaluation) -> list[list[str]]:

@@ -62,6 +62,16 @@ def test_data_speed(tmp_path: Path) -> None:
     assert settings["examples"] > 100
 
 
+def test_loop_overhead(tmp_path: Path) -> None:
+    result = _run([str(FOLDER / "loop_overhead.py")], tmp_path / "loop.json")
+    figures = result["figures"]
+    assert figures["loop_step_s"] > 0
+    assert figures["overhead"] == result["settings"]["overheads"][0]  # of one round
+    assert figures["overhead"] == pytest.approx(figures["loop_step_s"] / figures["bare_step_s"] - 1, abs=1.0)
+    assert 0 <= figures["data_wait"] < 1
+    assert 0 < figures["save_calls"] <= figures["checkpoint_hold"] < 1
+
+
 def test_sides_of_train_speed_have_the_same_tokens(tmp_path: Path) -> None:
     data = train_speed.Data(
         str(tmp_path), "synthetic", records_per_dataset=2, vocab_size=600, row_tokens=(256,), most_steps=2

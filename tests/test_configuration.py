@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from seqgpt_jax.configuration import find_recipe, gin_folder, load_recipe, opera
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.lora import LoraConfig
 from seqgpt_jax.models.presets import PRESETS
-from seqgpt_jax.recipe import DataSettings, Recipe, Stage
+from seqgpt_jax.recipe import DataSettings, EvaluationSettings, Recipe, Stage
 from seqgpt_jax.training.optimizers import OptimizerConfig
 
 GIN = Path(__file__).resolve().parent.parent / "gin"
@@ -57,6 +58,17 @@ def test_a_file_gives_the_recipe_one_would_write_in_python(small: Path) -> None:
     assert load_recipe(small) == want  # nothing is left of the bindings before
 
 
+def test_evaluations_of_a_stage_are_bound_in_gin(small: Path) -> None:
+    bindings = [
+        "two/stage.evaluations = [@dev/evaluation()]", "two/stage.evaluate_every = 2", "two/stage.patience = 3",
+        "dev/evaluation.name = 'dev'", "dev/evaluation.mixture = 'mini_held_out'", "dev/evaluation.limit = 5",
+    ]  # fmt: skip
+    one, two = load_recipe(small, bindings).stages
+    assert (one.evaluations, one.evaluate_every, one.patience) == ((), None, None)
+    assert two.evaluations == (EvaluationSettings("dev", "mini_held_out", limit=5),)
+    assert (two.evaluate_every, two.patience) == (2, 3)
+
+
 def test_weights_and_the_protocol_are_bound_in_gin(small: Path, tmp_path: Path) -> None:
     bindings = ["two/stage.weights = {'duee': 2, 'cluener': 0.5}", "two/stage.protocol = 'few_shot'"]
     first, second = load_recipe(small, [*bindings, "stage.temperature = 2"]).stages
@@ -88,14 +100,40 @@ def test_a_lora_is_asked_for_in_gin(small: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", names("recipes"))
 def test_every_recipe_builds(name: str, tmp_path: Path) -> None:
     path = GIN / "recipes" / f"{name}.gin"
-    recipe = load_recipe(path)
-    assert [stage.objective for stage in recipe.stages][-2:] == ["answers", "answers"]
-    assert [stage.name for stage in recipe.stages][:-2] == (["language_modelling"] if name == "real_lm" else [])
+    required = re.findall(r"^(\w+) = %gin.REQUIRED", path.read_text(), re.MULTILINE)
+    recipe = load_recipe(path, [f"{macro}='given'" for macro in required])
+    begin = ["language_modelling"] if name == "real_lm" else []
+    assert [stage.objective for stage in recipe.stages] == begin + ["answers"] * (1 if name == "finetune" else 2)
     assert recipe.evaluations
     assert recipe.model.config(1000).vocab_size == 1000
     head = path.read_text().split("\n\n")[0]
     assert f"seqgpt train gin/recipes/{name}.gin" in head
     assert "Expect" in head
+
+
+def test_what_a_recipe_requires_is_asked_for_in_one_line(small: Path) -> None:
+    with pytest.raises(UserError) as error:
+        load_recipe("bloomz_560m")
+    assert str(error.value) == (
+        "bloomz_560m: PRETRAINED and DATA_DIR must be given "
+        "(add --gin 'PRETRAINED=...' --gin 'DATA_DIR=...', strings in quotes)"
+    )
+    with pytest.raises(UserError, match=r"bloomz_7b1: DATA_DIR must be given .add --gin 'DATA_DIR=\.\.\.'"):
+        load_recipe("bloomz_7b1", ["PRETRAINED='models/bloomz'"])
+    small.write_text(SMALL + "one/stage.split = %gin.REQUIRED\n")
+    with pytest.raises(UserError, match="one/stage.split must be given"):
+        load_recipe(small)
+    assert load_recipe(small, ["one/stage.split='dev'"]).stages[0].split == "dev"
+
+
+@pytest.mark.parametrize("name", ["560m", "1b7", "3b", "7b1"])
+def test_the_bloomz_recipes_train_released_weights_whole(name: str) -> None:
+    recipe = load_recipe(f"bloomz_{name}", ["PRETRAINED='models/x'", "DATA_DIR='d'", "SYNTHETIC_EPOCHS=0.5"])
+    assert (recipe.model.preset, recipe.model.pretrained, recipe.data.data_dir) == (f"bloom_{name}", "models/x", "d")
+    assert [stage.length for stage in recipe.stages] == [{"epochs": 0.5}, {"epochs": 2.0}]
+    assert {stage.optimizer.name for stage in recipe.stages} == {"adamw"}
+    config = recipe.model.config(250880)
+    assert (config.param_dtype, config.compute_dtype, config.remat) == ("float32", "bfloat16", "full")
 
 
 @pytest.mark.parametrize("name", names("models"))

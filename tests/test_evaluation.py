@@ -154,6 +154,21 @@ def test_averages_by_hand(datasets: list[ToyDataset]) -> None:
     assert chinese.score == pytest.approx((0.25 + 4 / 6) / 2)
     assert chinese.classification is not None
     assert chinese.classification.accuracy == pytest.approx(0.25)
+    assert evaluation.summary() == {
+        "score": pytest.approx((english.score + chinese.score) / 2),
+        "score_en": english.score,
+        "score_zh": chinese.score,
+        "accuracy": evaluation.classification.accuracy,
+        "span_f1": evaluation.extraction.span_f1,
+        "string_f1": evaluation.extraction.string_f1,
+    }
+
+
+def test_the_score_of_one_extraction_dataset_is_its_span_f1(datasets: list[ToyDataset]) -> None:
+    people = evaluate(CarelessPredictor(datasets), datasets[3:4], progress=False)
+    assert people.datasets[0].name == "people"
+    assert people.summary()["score"] == people.summary()["span_f1"] == pytest.approx(4 / 6)
+    assert set(people.summary()) == {"score", "span_f1", "string_f1"}
 
 
 def test_rates_by_hand(datasets: list[ToyDataset]) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from seqgpt_jax.data.datasets import Dataset
-from seqgpt_jax.pipeline import example_predictions
+from seqgpt_jax.data.mixtures import resolve_mixture
+from seqgpt_jax.errors import UserError
+from seqgpt_jax.evaluation import evaluate
+from seqgpt_jax.pipeline import example_predictions, make_evaluator
 from seqgpt_jax.predictor import SeqGPT
+from seqgpt_jax.recipe import EvaluationSettings, Recipe, Stage
 from seqgpt_jax.records import ClassificationRecord, DatasetMeta
 
 
@@ -46,3 +53,17 @@ def test_an_example_is_shown_with_both_answers() -> None:
 def test_a_long_text_is_cut() -> None:
     (line, *_) = shown("won " * 1000)
     assert line == "  [en CLS] " + ("won " * 60).rstrip() + " ..."
+
+
+def test_a_model_in_training_is_judged_as_by_seqgpt_eval(model_dir: Path) -> None:
+    settings = EvaluationSettings("dev", "mini_held_out_en", limit=1)
+    recipe = Recipe(stages=(Stage("one", "synthetic", 5, evaluations=(settings,)),))
+    predictor = SeqGPT.from_pretrained(model_dir)
+    found = make_evaluator(recipe)(predictor.model, predictor.vocabulary, settings)
+    assert found == evaluate(predictor, resolve_mixture("mini_held_out_en", None), "test", 1).summary()
+
+
+def test_a_split_that_is_not_there_is_named_before_training() -> None:
+    settings = EvaluationSettings("dev", "mini_held_out", "dev")
+    with pytest.raises(UserError, match=r"evaluation 'dev': none of \d+ datasets has a split 'dev'"):
+        make_evaluator(Recipe(stages=(Stage("one", "synthetic", 5, evaluations=(settings,)),)))

@@ -10,6 +10,7 @@ import pytest
 
 from seqgpt_jax.data.packing import RowShape
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.models.lora import LoraConfig
 from seqgpt_jax.models.presets import get_preset
 from seqgpt_jax.recipe import (
     CheckpointSettings,
@@ -24,6 +25,8 @@ from seqgpt_jax.recipe import (
 from seqgpt_jax.training.optimizers import OptimizerConfig
 
 STAGE = Stage("one", "synthetic", 10)
+DEV = EvaluationSettings("dev", "mini_held_out")
+AVERAGED = OptimizerConfig(ema_decay=0.99)
 
 
 def test_a_recipe_needs_no_gin() -> None:
@@ -87,9 +90,24 @@ def test_rows_of_several_lengths() -> None:
         (lambda: Stage("a", "synthetic", 5, passes=2, objective="language_modelling"), "stage.passes is 2 (a text is"),
         (lambda: Stage("a", "synthetic", 5, objective="texts"), "(it must be one of 'answers', 'language_modelling')"),
         (lambda: Stage("a", "held_out", 5, protocol="fewshot"), "(it must be one of 'zero_shot', 'few_shot')"),
+        (lambda: Stage("a", "synthetic", 5, evaluate_every=2), "stage.evaluate_every has nothing to evaluate (set"),
+        (lambda: Stage("a", "synthetic", 5, evaluations=(DEV,), patience=2), "stage.patience counts evaluations, of"),
+        (lambda: Stage("a", "synthetic", 5, evaluations=(DEV, DEV)), "stage.evaluations has two named 'dev' (give"),
         (lambda: Recipe(stages=()), "recipe.stages is empty"),
         (lambda: Recipe(stages=(STAGE, STAGE)), "recipe.stages has two named 'one'"),
         (lambda: Recipe(stages=("one",)), "recipe.stages is ('one',) (it must be a list of Stage)"),
+        (
+            lambda: Recipe(
+                (Stage("a", "synthetic", 5, frozen=("embedding",)),), model=ModelSettings(lora=LoraConfig(2))
+            ),
+            "stage 'a' freezes parameters, but model.lora trains nothing but what it adds",
+        ),
+        (
+            lambda: Recipe(
+                (Stage("a", "held_in", 5, optimizer=AVERAGED),), model=ModelSettings(param_dtype="bfloat16")
+            ),
+            "stage 'a': optimizer.ema_decay adds small parts that bfloat16 loses",
+        ),
         (lambda: ModelSettings("bloom_nan"), "model preset 'bloom_nan' is unknown (choose bloom_nano"),
         (lambda: ModelSettings(num_heads=5), "width 192 is no multiple of num_heads 5"),
         (lambda: TokenizerSettings(vocab_size=10), "tokenizer.vocab_size is 10 (it must be at least 300)"),

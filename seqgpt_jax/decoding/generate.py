@@ -11,6 +11,7 @@ Shapes: B batch, T prompt tokens, A answer tokens.
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental.multihost_utils import assert_equal, process_allgather
 
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.decoder import Decoder, KVCache, init_cache
@@ -36,12 +38,15 @@ def generate(
     """The greedy answer to each prompt, in the order given, EOS included where the model wrote it.
 
     An answer without EOS at its end was cut off at max_new_tokens (one for all, or one each). progress(done, total) is
-    called after each batch. Ties between logits go to the smaller id. Raises UserError for an empty prompt, or an id
+    called after each batch. Ties between logits go to the smaller id. Where the model lies on several processes, all of
+    them call this with the same prompts. Raises UserError for an empty prompt, or an id
     that the model has no row for.
     """
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     _check(model, prompts, limits, batch_size)
     graph, params = nnx.split(model)
+    if not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(params)):
+        assert_equal(np.uint32(zlib.crc32(repr((prompts, limits)).encode())), "the processes have different prompts")
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), limits[i]))
     answers: list[list[int]] = [[] for _ in prompts]
     num_done = 0
@@ -50,7 +55,7 @@ def generate(
         num_done += len(indices)
         rows = _left_padded([prompts[i] for i in indices], [limits[i] for i in indices], pad_id)
         num_new = _bucket(max(limits[i] for i in indices))
-        tokens_BA = np.asarray(_decode(graph, params, rows, num_new, eos_id, pad_id))
+        tokens_BA = _on_host(_decode(graph, params, rows, num_new, eos_id, pad_id))
         for i, tokens_A in zip(indices, tokens_BA, strict=False):  # the batch may hold rows of padding at its end
             answers[i] = _up_to_eos(tokens_A[: limits[i]].tolist(), eos_id)
         if progress is not None:
@@ -94,6 +99,11 @@ def _bucket(length: int) -> int:
     """The next multiple of 32, above 256 of an eighth of the next power of two: never more than a quarter too long."""
     step = max(32, _power_of_two(length) // 8)
     return -(-length // step) * step
+
+
+def _on_host(array: jax.Array) -> np.ndarray:
+    """The whole of an array, which may lie on the devices of several processes: all of them must ask for it."""
+    return np.asarray(array if array.is_fully_addressable else process_allgather(array, tiled=True))
 
 
 def _up_to_eos(tokens: list[int], eos_id: int) -> list[int]:

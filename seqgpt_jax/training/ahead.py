@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 
 from seqgpt_jax.data.packing import RowShape
@@ -27,20 +26,11 @@ from seqgpt_jax.recipe import Recipe, Stage
 from seqgpt_jax.training.chips import Chip, Topology, topology_devices
 from seqgpt_jax.training.flops import traced_flops
 from seqgpt_jax.training.hlo import Collective, find_collectives, memory_traffic, parse_program
+from seqgpt_jax.training.model_info import Parameter, parameters_of, shard_bytes
 from seqgpt_jax.training.optimizers import make_optimizer
-from seqgpt_jax.training.partitioning import ModelSkeleton, check_rows, make_mesh, make_skeleton
-from seqgpt_jax.training.step import TrainState, abstract_batch, abstract_state, make_train_step, state_shardings
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """Where one parameter lies. spec names the mesh axis of each dimension, None where it stays whole."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    spec: tuple[str | None, ...]
-    bytes_per_device: int
+from seqgpt_jax.training.partitioning import check_rows, make_mesh, make_skeleton
+from seqgpt_jax.training.start import stage_skeleton
+from seqgpt_jax.training.step import abstract_batch, abstract_state, make_train_step, state_shardings
 
 
 @dataclass(frozen=True)
@@ -128,7 +118,7 @@ def make_plan(recipe: Recipe, topology: Topology, stage_name: str | None = None)
     shape = shapes[-1]
     config = planned_config(recipe, topology)
     begin = time.perf_counter()
-    skeleton = make_skeleton(lambda: make_model(config, rngs=nnx.Rngs(0)))
+    skeleton = stage_skeleton(make_skeleton(lambda: make_model(config, rngs=nnx.Rngs(0))), stage, recipe.seed)
     num_steps = stage.steps or 1  # constants of the schedule, whose values change nothing that is planned
     optimizer = make_optimizer(stage.optimizer, num_steps, skeleton)
     shardings = state_shardings(skeleton, optimizer, mesh)
@@ -151,7 +141,7 @@ def make_plan(recipe: Recipe, topology: Topology, stage_name: str | None = None)
         shape=shape,
         config=config,
         num_parameters=skeleton.num_parameters(),
-        parameters=_parameters_of(skeleton, shardings),
+        parameters=parameters_of(skeleton, shardings.params),
         memory=memory,
         work=work,
         step_time=_step_time(work, topology, num_tokens),
@@ -181,26 +171,8 @@ def planned_config(recipe: Recipe, topology: Topology) -> DecoderConfig:
     return config
 
 
-def _parameters_of(skeleton: ModelSkeleton, shardings: TrainState) -> tuple[Parameter, ...]:
-    placed = jax.tree.leaves(shardings.params)
-    return tuple(
-        Parameter(
-            jax.tree_util.keystr(path, simple=True, separator="/"),
-            leaf.shape,
-            str(np.dtype(leaf.dtype)),
-            tuple(place.spec),
-            _shard_bytes(leaf, place),
-        )
-        for (path, leaf), place in zip(jax.tree_util.tree_leaves_with_path(skeleton.shapes), placed, strict=True)
-    )
-
-
-def _shard_bytes(leaf: Any, sharding: Any) -> int:
-    return int(np.prod(sharding.shard_shape(leaf.shape), dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
-
-
 def _bytes_per_device(arguments: Any) -> int:
-    return sum(_shard_bytes(leaf, leaf.sharding) for leaf in jax.tree.leaves(arguments))
+    return sum(shard_bytes(leaf, leaf.sharding) for leaf in jax.tree.leaves(arguments))
 
 
 def _compile(lowered: Any) -> tuple[Any, str]:

@@ -8,6 +8,7 @@ from typing import Any
 from seqgpt_jax.tables import text_table
 from seqgpt_jax.training.ahead import Memory, Plan, StepTime, Work
 from seqgpt_jax.training.chips import GIB
+from seqgpt_jax.training.model_info import parameter_table
 
 MAX_COLLECTIVES = 12  # shown in the text; JSON has all
 
@@ -82,7 +83,7 @@ def plan_to_text(plan: Plan) -> str:
         f"{shape.supervised} of them supervised; microbatches {plan.stage.num_microbatches}; "
         f"optimiser {plan.stage.optimizer.name}",
         "",
-        *_parameter_lines(plan),
+        *parameter_table(plan.parameters),
         "",
         *_memory_lines(plan.memory),
         "",
@@ -96,16 +97,6 @@ def plan_to_text(plan: Plan) -> str:
         f"({', '.join(f'{name} {version}' for name, version in plan.versions.items())})",
     ]
     return "\n".join(parts)
-
-
-def _parameter_lines(plan: Plan) -> list[str]:
-    rows = [["parameter", "shape", "dtype", "spec", "bytes a device"]]
-    for one in plan.parameters:
-        shape = "x".join(map(str, one.shape))
-        spec = ", ".join(axis or "-" for axis in one.spec)
-        rows.append([one.name, shape, one.dtype, f"({spec})", f"{one.bytes_per_device:,}"])
-    rows.append(["all", "", "", "", f"{sum(one.bytes_per_device for one in plan.parameters):,}"])
-    return text_table(rows, num_left=4)
 
 
 def _memory_lines(memory: Memory) -> list[str]:

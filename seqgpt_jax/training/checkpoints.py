@@ -2,7 +2,7 @@
 
     run/checkpoints/<stage>/stage.json     which stage this is, the model's sizes, and the code's version
     run/checkpoints/<stage>/config.gin     the config that it was trained with
-    run/checkpoints/<stage>/<step>/        params and opt_state after that many steps (params can be read alone)
+    run/checkpoints/<stage>/<step>/        params, opt_state and perhaps averaged, each to be read alone
     run/checkpoints/<stage>/<step>.damaged it was not what had been written, and is not read (integrity.py, recovery.py)
     run/checkpoints/<stage>/finished.json  the stage is over, and which step counts (finished.py)
 
@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
+from orbax.checkpoint.options import MultiprocessingOptions
 
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.architectures import config_from_dict, config_to_dict, make_model
@@ -28,7 +29,7 @@ from seqgpt_jax.models.decoder import Decoder, DecoderConfig
 from seqgpt_jax.training.code_version import code_version
 from seqgpt_jax.training.finished import Finished, read_finished, remove_finished, write_finished
 from seqgpt_jax.training.integrity import ChecksummedPath, find_damage, warn_of_damage
-from seqgpt_jax.training.partitioning import Params, make_skeleton
+from seqgpt_jax.training.partitioning import Params, make_skeleton, place
 from seqgpt_jax.training.step import TrainState
 from seqgpt_jax.vocabulary import Vocabulary
 from seqgpt_jax.whole import write_json, write_text
@@ -45,6 +46,7 @@ class StageInfo:
     model: DecoderConfig
     pretrained: str | None = None  # the weights that the run started from
     steps: int | None = None  # its length
+    frozen_layers: tuple[int, ...] = ()  # blocks that it leaves as they are, counted from 0
 
 
 _INFO_FIELDS = {entry.name for entry in fields(StageInfo)}
@@ -91,7 +93,7 @@ class StageCheckpoints:
             enable_async_checkpointing=True,
             temporary_path_class=ChecksummedPath,
         )
-        self._manager = ocp.CheckpointManager(folder, options=options, item_names=("params", "opt_state"))
+        self._manager = ocp.CheckpointManager(folder, options=options, item_names=("params", "opt_state", "averaged"))
 
     def __enter__(self) -> StageCheckpoints:
         return self
@@ -112,19 +114,15 @@ class StageCheckpoints:
         self._retention.best_step = best_step
         if step in self._manager.all_steps():
             return
-        items = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params), opt_state=ocp.args.StandardSave(state.opt_state)
-        )
-        self._manager.save(step, args=items, force=True)
+        items = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
+        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
         """The state after `step` steps, placed as `abstract` says, which may be another mesh than it was saved on."""
-        items = ocp.args.Composite(
-            params=ocp.args.StandardRestore(abstract.params), opt_state=ocp.args.StandardRestore(abstract.opt_state)
-        )
-        restored = self._manager.restore(step, args=items)
-        steps_done = jax.device_put(jnp.asarray(step, jnp.int32), abstract.step.sharding)
-        return TrainState(steps_done, restored["params"], restored["opt_state"])
+        items = {name: ocp.args.StandardRestore(item) for name, item in _items(abstract).items()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        steps_done = place(np.asarray(step, np.int32), abstract.step.sharding)
+        return TrainState(steps_done, **{name: restored[name] for name in items})
 
     def wait(self) -> None:
         """Returns when all that was saved is complete on disk."""
@@ -142,14 +140,24 @@ class StageCheckpoints:
             write_finished(self._folder, finished)
 
 
-def restore_params(folder: Path, abstract: Params, step: int | None = None) -> Params:
-    """The parameters alone of a stage's checkpoint folder, placed as `abstract` says.
+def _items(state: TrainState) -> dict[str, Any]:
+    """The parts that a checkpoint keeps apart."""
+    items = {"params": state.params, "opt_state": state.opt_state, "averaged": state.averaged}
+    return {name: item for name, item in items.items() if item is not None}
 
-    step: default what finished.json names, else the newest.
+
+def restore_params(folder: Path, abstract: Params, step: int | None = None, alone: bool = False) -> Params:
+    """The parameters alone of a stage's checkpoint folder, placed as `abstract` says; averaged ones where there are.
+
+    step: default what finished.json names, else the newest. alone: of several processes this one reads, and the others
+    do something else.
     """
     step = result_step(folder) if step is None else step
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(folder.absolute() / str(step) / "params", abstract)
+    own = jax.process_index()
+    readers = MultiprocessingOptions(own, {own}, f"process-{own}") if alone else MultiprocessingOptions()
+    item = folder.absolute() / str(step) / "averaged"
+    with ocp.StandardCheckpointer(multiprocessing_options=readers) as checkpointer:
+        return checkpointer.restore(item if item.is_dir() else item.with_name("params"), abstract)
 
 
 def result_step(folder: Path) -> int:
@@ -173,6 +181,7 @@ def saved_stages(run_dir: Path) -> list[StageInfo]:
         try:
             said = json.loads(file.read_text("utf-8"))
             known = {name: said[name] for name in _INFO_FIELDS & said.keys()}
+            known["frozen_layers"] = tuple(known.get("frozen_layers", ()))
             found.append(StageInfo(**{**known, "model": config_from_dict(said["model"])}))
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{file}: not a stage description ({error}; train into another --run_dir)") from error
@@ -207,12 +216,14 @@ def sound_result(run_dir: Path) -> tuple[StageInfo, int]:
 def load_run(run_dir: Path) -> tuple[Decoder, Vocabulary]:
     """The model and tokenizer of a run, from the result of its last stage. Parameters lie on one device.
 
-    Raises UserError where there is no checkpoint that is sound.
+    Of several processes, one can read a run without the others. Raises UserError where there is no checkpoint that is
+    sound.
     """
     stage, step = sound_result(run_dir)
     config = stage.model
     skeleton = make_skeleton(lambda: make_model(config, rngs=nnx.Rngs(0)))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), skeleton.shapes)
-    params = restore_params(checkpoint_folder(run_dir, stage.name), abstract, step)
+    alone = jax.process_count() > 1
+    params = restore_params(checkpoint_folder(run_dir, stage.name), abstract, step, alone)
     return skeleton.merge(params), Vocabulary.from_pretrained(run_dir / "tokenizer")

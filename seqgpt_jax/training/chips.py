@@ -40,6 +40,26 @@ CHIPS: dict[str, Chip] = {
 }
 
 
+# Dense bfloat16 FLOP/s of a device by the start of its device_kind; the first that fits. GPUs: NVIDIA's data sheets.
+PEAK_FLOPS: dict[str, float] = {
+    "NVIDIA H200": 989.4e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H100": 989.4e12,
+    "NVIDIA A100": 312e12,
+    "TPU v4": CHIPS["v4"].flops,
+    "TPU v5 lite": CHIPS["v5e"].flops,
+    "TPU v5e": CHIPS["v5e"].flops,
+    "TPU v5": CHIPS["v5p"].flops,
+    "TPU v6": CHIPS["v6e"].flops,
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Peak bfloat16 FLOP/s of a device that is there, or None where the table does not have its kind."""
+    return next((flops for kind, flops in PEAK_FLOPS.items() if device_kind.startswith(kind)), None)
+
+
 @dataclass(frozen=True)
 class Topology:
     """So many devices of one kind. chip is None for the CPU, whose rates nobody states."""

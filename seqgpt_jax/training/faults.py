@@ -15,6 +15,7 @@ import numpy as np
 
 from seqgpt_jax.data.loader import Batch
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.training.hosts import from_main
 from seqgpt_jax.training.sinks import read_rows
 from seqgpt_jax.training.step import StepMetrics
 from seqgpt_jax.whole import whole_file
@@ -28,7 +29,7 @@ class BadSteps:
 
     def __init__(self, run_dir: Path, stage: str, done: int) -> None:
         self._run_dir, self._stage = run_dir, stage
-        skipped = {row["step"] for row in read_rows(run_dir, stage) if row.get("skipped")}
+        skipped = set(from_main(lambda: [row["step"] for row in read_rows(run_dir, stage) if row.get("skipped")]))
         self._in_a_row = next(count for count in range(done + 1) if done - count not in skipped)
 
     def check(self, step: int, metrics: StepMetrics, batch: Batch) -> None:
@@ -36,7 +37,8 @@ class BadSteps:
         self._in_a_row = 0 if metrics.finite else self._in_a_row + 1
         if self._in_a_row < MAX_BAD_STEPS:
             return
-        file = self._run_dir / "bad_batches" / f"{self._stage}-{step}.npz"
+        own = f"-process{jax.process_index()}" if jax.process_count() > 1 else ""
+        file = self._run_dir / "bad_batches" / f"{self._stage}-{step}{own}.npz"
         _dump(file, batch)
         raise UserError(
             f"stage '{self._stage}': loss or gradient was not a number in steps {step - self._in_a_row + 1} to {step}; "

@@ -1,22 +1,23 @@
-"""What a run tells while it trains: its rows, which go to every sink (sinks.py), and the progress bar."""
+"""What a run tells while it trains: its rows, which go to every sink (sinks.py), and the progress bar.
+
+Of several processes, process 0 alone has sinks.
+"""
 
 from __future__ import annotations
 
 import math
-import sys
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from seqgpt_jax.training.bar import SMOOTHED, ProgressBar, StepFigures
+from seqgpt_jax.training.hosts import is_main
+from seqgpt_jax.training.mfu import Mfu
 from seqgpt_jax.training.sinks import JsonLines, Row, Sink, TensorBoard, read_rows
 from seqgpt_jax.training.step import StepMetrics
-
-_SMOOTHED = 20  # steps in the loss that is shown, and in the first and last loss of a stage
 
 
 @dataclass(frozen=True)
@@ -44,48 +45,52 @@ class StageResult:
 class Journal:
     """Writes the rows of one stage after step `start`; rows of later steps, left by a run that was cut off, go."""
 
-    def __init__(self, run_dir: Path, stage: str, start: int, num_steps: int, *, show_progress: bool = True) -> None:
-        self._stage, self._losses = stage, deque[float](maxlen=_SMOOTHED)
-        self._sinks: list[Sink] = [JsonLines(run_dir, stage, start), TensorBoard(run_dir, start)]
-        self._bar = tqdm(
-            total=num_steps,
-            initial=start,
-            desc=stage,
-            unit="step",
-            disable=not show_progress,
-            mininterval=0.5 if sys.stderr.isatty() else 20.0,
-            dynamic_ncols=True,
-            smoothing=0.05,
-        )
+    def __init__(
+        self,
+        run_dir: Path,
+        stage: str,
+        start: int,
+        num_steps: int,
+        *,
+        mfu: Mfu | None = None,
+        sinks: Sequence[Sink] = (),
+        show_progress: bool = True,
+    ) -> None:
+        """sinks: others than the files of the run directory; they are not closed."""
+        self._stage, self._mfu = stage, mfu
+        self._own: list[Sink] = [JsonLines(run_dir, stage, start), TensorBoard(run_dir, start)] if is_main() else []
+        self._sinks = [*self._own, *sinks]
+        self._bar = ProgressBar(stage, start, num_steps, show=show_progress)
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
-        for sink in self._sinks:
+        for sink in self._own:
             sink.close()
 
-    def write(self, step: int, metrics: StepMetrics, seconds: float, data_seconds: float) -> None:
-        """The row of the step-th step; metrics are on the host. It took `seconds`, of which the data was waited for."""
-        tokens, targets = int(metrics.num_tokens), int(metrics.num_targets)
+    def write(
+        self, step: int, metrics: StepMetrics, shape_BT: tuple[int, int], seconds: float, data_seconds: float
+    ) -> None:
+        """The row of the step-th step; metrics are on the host. It took `seconds`, of which the data was waited for.
+
+        shape_BT: rows of the step over all hosts, and positions of a row.
+        """
+        tokens, targets, positions = int(metrics.num_tokens), int(metrics.num_targets), math.prod(shape_BT)
+        mfu = None if self._mfu is None else self._mfu.of_step(tokens, targets, shape_BT[1], seconds)
         time = {
             "seconds": seconds,
             "tokens_per_second": tokens / seconds,
             "supervised_per_second": targets / seconds,
             "data_seconds": data_seconds,
+            **({} if mfu is None else {"mfu": mfu}),
         }
         scalars = {name: float(getattr(metrics, name)) for name in ("loss", "accuracy", "learning_rate", "grad_norm")}
-        values = {**scalars, "tokens": tokens, "targets": targets, **({} if metrics.finite else {"skipped": True})}
-        self._write(Row(self._stage, step, values, time))
-        self._losses.append(scalars["loss"])
-        shown = {
-            "loss": f"{np.mean(self._losses):.3f}",
-            "tok/s": f"{time['tokens_per_second']:,.0f}",
-            "answer/s": f"{time['supervised_per_second']:,.0f}",
-        }
-        self._bar.set_postfix(shown, refresh=False)
-        self._bar.update()
+        counts = {"tokens": tokens, "targets": targets, "padding": round(1 - tokens / positions, 6)}
+        skipped = {} if metrics.finite else {"skipped": True}
+        self._write(Row(self._stage, step, {**scalars, **counts, **skipped}, time))
+        self._bar.update(StepFigures(scalars["loss"], tokens, targets, positions, seconds, data_seconds, mfu))
 
     def write_evaluation(self, step: int, name: str, scores: Mapping[str, float], seconds: float) -> None:
         """The row of an evaluation of the model after `step` steps; a killed process does not lose it."""
@@ -105,7 +110,7 @@ class Journal:
 def summarise_stage(run_dir: Path, stage: str, protocol: str = "zero_shot") -> StageResult:
     """The result of a stage that has at least one row."""
     rows = read_rows(run_dir, stage)
-    edge = min(_SMOOTHED, max(1, len(rows) // 4))
+    edge = min(SMOOTHED, max(1, len(rows) // 4))
     seconds = sum(row["time"]["seconds"] for row in rows)
     tokens, targets = (sum(row[name] for row in rows) for name in ("tokens", "targets"))
     return StageResult(

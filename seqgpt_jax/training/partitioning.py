@@ -6,13 +6,17 @@ and in the whole training package as a pure nested dict of arrays; a `ModelSkele
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import fnmatch
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -69,28 +73,75 @@ class ModelSkeleton:
     graph: Any  # nnx.GraphDef
     shapes: Params  # jax.ShapeDtypeStruct
     axes: Params  # tuple of logical names
+    is_trained: Params  # bool: the LoRAs alone where there are any, else everything, but for what is frozen
+    frozen_layers: tuple[int, ...] = ()  # blocks that stay as they are, though their parameters are trained
 
     def merge(self, params: Params) -> Any:
         """The module around these parameters; call it inside the jitted function."""
         return nnx.merge(self.graph, params)
 
     def trained(self, tree: Any) -> Any:
-        """What is trained, of a tree shaped like the parameters: the LoRAs where there are any, else everything."""
-        return _lora_part(tree, lora=True) if _lora_part(self.axes, lora=True) else tree
+        """What is trained, of a tree shaped like the parameters."""
+        return _chosen(tree, self.is_trained, True) or {}
 
     def frozen(self, tree: Any) -> Any:
         """The rest; empty where everything is trained."""
-        return _lora_part(tree, lora=False) if _lora_part(self.axes, lora=True) else {}
+        return _chosen(tree, self.is_trained, False) or {}
+
+    def freezing(self, patterns: Sequence[str], layers: Sequence[int] = ()) -> ModelSkeleton:
+        """The same model with less to train: no parameter whose path fits a pattern, and no block of these numbers.
+
+        Patterns are those of a shell, where * stands for any part of a path: "embedding", "blocks/*", "*/bias".
+        Raises UserError for one that fits no parameter, and where nothing is left to train.
+        """
+        names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(self.shapes)]
+        for pattern in patterns:
+            if not fnmatch.filter(names, pattern):
+                known = sorted({*names, *(f"{name.split('/')[0]}/*" for name in names if "/" in name)})
+                close = difflib.get_close_matches(pattern, known, n=3, cutoff=0.3) or known[:3]
+                raise UserError(f"stage.frozen: '{pattern}' is no parameter (did you mean {', '.join(close)}?)")
+
+        def goes_on(path: Any, trained: bool) -> bool:
+            return trained and not any(fnmatch.fnmatchcase(path_name(path), pattern) for pattern in patterns)
+
+        is_trained = jax.tree_util.tree_map_with_path(goes_on, self.is_trained)
+        if not any(jax.tree.leaves(is_trained)):
+            raise UserError(f"stage.frozen {list(patterns)} leaves nothing to train (freeze less)")
+        return dataclasses.replace(self, is_trained=is_trained, frozen_layers=tuple(layers))
+
+    def without_frozen_layers(self, tree: Params) -> Params:
+        """Gradients or updates of what is trained, with zeros for the frozen layers (blocks are stacked)."""
+        if not self.frozen_layers:
+            return tree
+
+        def zeroed(axes: tuple[str, ...], leaf: jax.Array) -> jax.Array:
+            if "layers" not in axes:
+                return leaf
+            stack = axes.index("layers")
+            is_frozen = np.isin(np.arange(leaf.shape[stack]), self.frozen_layers)
+            return jnp.where(np.expand_dims(is_frozen, [axis for axis in range(leaf.ndim) if axis != stack]), 0, leaf)
+
+        return jax.tree.map(zeroed, self.trained(self.axes), tree, is_leaf=lambda axes: isinstance(axes, tuple))
+
+    @property
+    def num_layers(self) -> int:
+        return jax.tree.leaves(self.shapes["blocks"])[0].shape[0]
 
     def num_parameters(self) -> int:
         return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.shapes))
 
 
-def _lora_part(tree: Any, lora: bool, name: str = "") -> Any:
-    if not isinstance(tree, dict):
-        return tree if is_lora((name,)) == lora else None
-    parts = {key: _lora_part(child, lora, key) for key, child in tree.items()}
+def _chosen(tree: Any, choice: Any, wanted: bool) -> Any:
+    """The leaves of a tree that `choice`, shaped like it, has at `wanted`; None where there are none."""
+    if not isinstance(choice, dict):
+        return tree if choice == wanted else None
+    parts = {key: _chosen(tree[key], child, wanted) for key, child in choice.items()}
     return {key: part for key, part in parts.items() if part is not None} or None
+
+
+def path_name(path: Any) -> str:
+    """blocks/up/kernel"""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def join_params(*parts: Params | None) -> Params:
@@ -102,12 +153,26 @@ def join_params(*parts: Params | None) -> Params:
     return joined
 
 
+def missing_from(given: Params, params: Params) -> Params:
+    """The part of a nested dict that another has no leaf for."""
+    missing: Params = {}
+    for key, child in params.items():
+        if key not in given:
+            missing[key] = child
+        elif isinstance(child, dict) and (part := missing_from(given[key], child)):
+            missing[key] = part
+    return missing
+
+
 def make_skeleton(make_model: Callable[[], nnx.Module]) -> ModelSkeleton:
     """The skeleton of a model, which is only traced: nothing is allocated."""
     graph, variables, rest = nnx.split(nnx.eval_shape(make_model), nnx.Param, ...)  # type: ignore[misc]
     assert not jax.tree.leaves(rest), "a model's state must be parameters alone"
     axes = nnx.to_pure_dict(variables, extract_fn=lambda variable: variable.get_metadata("out_sharding"))
-    return ModelSkeleton(graph, nnx.to_pure_dict(variables), axes)
+    shapes = nnx.to_pure_dict(variables)
+    is_added = jax.tree_util.tree_map_with_path(lambda path, _: is_lora((path[-1].key,)), shapes)
+    has_lora = any(jax.tree.leaves(is_added))
+    return ModelSkeleton(graph, shapes, axes, is_added if has_lora else jax.tree.map(lambda _: True, shapes))
 
 
 def params_of(model: nnx.Module) -> Params:
@@ -142,7 +207,7 @@ def param_shardings(skeleton: ModelSkeleton, mesh: Mesh, large: int = LARGE_PARA
         sizes = dict(zip(axes, shape.shape, strict=True))
         if whole and math.prod(size for axis, size in sizes.items() if axis != "layers") >= large:
             raise UserError(
-                f"parameter {jax.tree_util.keystr(path, simple=True, separator='/')} {sizes} would stay whole over "
+                f"parameter {path_name(path)} {sizes} would stay whole over "
                 f"mesh axis {whole[0]}={mesh.shape[whole[0]]}, which does not divide it (change mesh.{whole[0]})"
             )
         return NamedSharding(mesh, spec)
@@ -150,9 +215,48 @@ def param_shardings(skeleton: ModelSkeleton, mesh: Mesh, large: int = LARGE_PARA
     return jax.tree_util.tree_map_with_path(sharding, skeleton.shapes, skeleton.axes)
 
 
+def abstract_params(skeleton: ModelSkeleton, mesh: Mesh) -> Params:
+    """Shapes, dtypes and shardings of the parameters, to restore a checkpoint into."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        skeleton.shapes,
+        param_shardings(skeleton, mesh),
+    )
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows are split over data and fsdp together; it stands for every array of a Batch."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def row_share(mesh: Mesh) -> tuple[int, int]:
+    """Which share of a step's rows this process feeds, counted from 0, and how many shares there are.
+
+    Processes that lie along the tensor axis alone feed the same rows. UserError where rows are shared in part.
+    """
+    owners = [{device.process_index for device in row} for row in mesh.devices.reshape(-1, mesh.shape["tensor"])]
+    parts = {
+        process: tuple(part for part, own in enumerate(owners) if process in own) for process in set().union(*owners)
+    }
+    shares = sorted(set(parts.values()))
+    if sum(map(len, shares)) != len(owners) or len(set(map(len, shares))) > 1:
+        raise UserError(
+            f"mesh.tensor={mesh.shape['tensor']} does not fit {len(mesh.local_devices)} devices a process "
+            "(one must divide by the other)"
+        )
+    return shares.index(parts[jax.process_index()]), len(shares)
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """The arrays as their shardings say. What lies on this host alone must be the same on every host."""
+
+    def put(leaf: Any, sharding: NamedSharding) -> Any:
+        if sharding.is_fully_addressable or not getattr(leaf, "is_fully_addressable", True):
+            return jax.device_put(leaf, sharding)
+        on_host = np.asarray(leaf)
+        return jax.make_array_from_callback(on_host.shape, sharding, on_host.__getitem__)
+
+    return jax.tree.map(put, tree, shardings)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,8 +1,8 @@
-"""Where the numbers of a run go: files of JSON lines and TensorBoard, behind one interface.
+"""Where the numbers of a run go: files of JSON lines, TensorBoard, Weights & Biases, behind one interface.
 
 metrics.jsonl has one row a step, and the same rows after any number of interruptions, but for what is under `time`:
     {"stage": "synthetic", "step": 1, "loss": 9.1, "accuracy": 0.0, "learning_rate": 0.001, "grad_norm": 3.2,
-     "tokens": 3991, "targets": 612, "time": {"seconds": 1.1, "tokens_per_second": 3628.2, ...}}
+     "tokens": 3991, "targets": 612, "padding": 0.03, "time": {"seconds": 1.1, "tokens_per_second": 3628.2, ...}}
 evaluations.jsonl has one row for each time that a stage was judged on a mixture, likewise:
     {"stage": "synthetic", "step": 200, "evaluation": "dev", "score": 0.31, "accuracy": 0.35, ..., "time": {...}}
 `step` counts from 1. A value that is not a number is null. The row of a step whose loss or gradient was no number, and
@@ -15,11 +15,13 @@ import json
 import math
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from seqgpt_jax.errors import UserError
 from seqgpt_jax.whole import write_text
 
 METRICS_FILE = "metrics.jsonl"
@@ -122,6 +124,42 @@ class TensorBoard:
 
     def close(self) -> None:
         self._writer.close()
+
+
+class WeightsAndBiases:
+    """A run of wandb.ai; all stages are in it, each over its own steps (<stage>/step). Close it at the end.
+
+    A run that was interrupted is gone on with by its id in run_dir/wandb_id.txt; steps that are trained again are
+    logged again. Raises UserError where wandb is not installed.
+    """
+
+    def __init__(self, project: str, run_dir: Path, config_text: str) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise UserError(
+                f"--wandb {project} needs Weights & Biases, which is not installed (pip install wandb)"
+            ) from None
+        file = run_dir / "wandb_id.txt"
+        if not file.is_file():
+            write_text(file, uuid.uuid4().hex + "\n")
+        self._run: Any = wandb.init(
+            project=project, id=file.read_text("utf-8").strip(), resume="allow", name=run_dir.name, dir=str(run_dir),
+            config={"gin": config_text},
+        )  # fmt: skip
+        self._stages: set[str] = set()
+
+    def write(self, row: Row) -> None:
+        if row.stage not in self._stages:
+            self._stages.add(row.stage)
+            self._run.define_metric(f"{row.stage}/*", step_metric=f"{row.stage}/step")
+        self._run.log({f"{row.stage}/step": row.step, **dict(row.scalars())})
+
+    def flush(self) -> None:
+        """It sends in the background."""
+
+    def close(self) -> None:
+        self._run.finish()
 
 
 def read_rows(run_dir: Path, stage: str | None = None, file: str = METRICS_FILE) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.recipe import EvaluationSettings, Stage
+from seqgpt_jax.training.hosts import from_main
 from seqgpt_jax.training.journal import Journal
 from seqgpt_jax.training.partitioning import Params
 from seqgpt_jax.training.sinks import EVALUATIONS_FILE, read_rows
@@ -91,4 +92,4 @@ class StageEvaluations:
         return {step: statistics.fmean(scores.values()) for step, scores in by_step.items() if set(scores) == names}
 
     def _rows(self) -> list[dict[str, Any]]:
-        return read_rows(self._run_dir, self._stage.name, EVALUATIONS_FILE)
+        return from_main(lambda: read_rows(self._run_dir, self._stage.name, EVALUATIONS_FILE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from seqgpt_jax.data.rates import task_weights
 from seqgpt_jax.data.texts import dataset_tasks
 from seqgpt_jax.models.decoder import Decoder, DecoderConfig, embedding_rows
 from seqgpt_jax.recipe import Recipe, Stage
-from seqgpt_jax.training.partitioning import Params, params_of
+from seqgpt_jax.training.partitioning import ModelSkeleton, Params, params_of
 from seqgpt_jax.vocabulary import Vocabulary, train_tokenizer
 from seqgpt_jax.whole import whole_folder
 
@@ -73,6 +74,15 @@ def cache_spec(recipe: Recipe, stage: Stage, tokenizer: Path | str) -> CacheSpec
         protocol=stage.protocol,
         drop_leaks=recipe.data.drop_leaks,
     )
+
+
+def stage_skeleton(skeleton: ModelSkeleton, stage: Stage, seed: int) -> ModelSkeleton:
+    """The model with what a stage leaves as it is. UserError for a pattern of stage.frozen that fits no parameter."""
+    layers: list[int] = []
+    if stage.freeze_half:
+        draw = random.Random(f"freeze_half/{seed}/{stage.name}")
+        layers = sorted(draw.sample(range(skeleton.num_layers), skeleton.num_layers // 2))
+    return skeleton.freezing(stage.frozen, layers)
 
 
 def check_stages(recipe: Recipe) -> None:

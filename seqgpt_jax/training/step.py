@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 
@@ -28,8 +29,10 @@ from seqgpt_jax.training.partitioning import (
     batch_sharding,
     join_params,
     like_params,
+    missing_from,
     param_shardings,
     params_of,
+    place,
     replicated,
 )
 
@@ -37,11 +40,21 @@ from seqgpt_jax.training.partitioning import (
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that a step changes. `step` counts steps of this stage, skipped ones too."""
+    """All that a step changes. `step` counts steps of this stage, skipped ones too.
+
+    averaged: with optimizer.ema_decay d, the weights' exponential moving average: it begins as the initial weights, and
+    becomes d * average + (1 - d) * weights after each step that is not skipped. Else None.
+    """
 
     step: Any  # int32 scalar
     params: Params
     opt_state: Any
+    averaged: Params | None = None
+
+    @property
+    def result(self) -> Params:
+        """The weights that are judged, exported and handed on: the averaged ones where there are any."""
+        return self.params if self.averaged is None else self.averaged
 
 
 class StepMetrics(NamedTuple):
@@ -60,13 +73,15 @@ def state_shardings(skeleton: ModelSkeleton, optimizer: Optimizer, mesh: Mesh) -
     """A sharding for each array of the state; the optimiser's moments lie where their parameters do."""
     params = param_shardings(skeleton, mesh)
     opt_state = jax.eval_shape(optimizer.transform.init, skeleton.trained(skeleton.shapes))
-    return TrainState(replicated(mesh), params, like_params(opt_state, skeleton.shapes, params, replicated(mesh)))
+    moments = like_params(opt_state, skeleton.shapes, params, replicated(mesh))
+    return TrainState(replicated(mesh), params, moments, params if optimizer.ema_decay else None)
 
 
 def abstract_state(skeleton: ModelSkeleton, optimizer: Optimizer, shardings: TrainState) -> TrainState:
     """Shapes, dtypes and shardings of the state, to restore a checkpoint into."""
     opt_state = jax.eval_shape(optimizer.transform.init, skeleton.trained(skeleton.shapes))
-    state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), skeleton.shapes, opt_state)
+    averaged = skeleton.shapes if optimizer.ema_decay else None
+    state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), skeleton.shapes, opt_state, averaged)
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, shardings
     )
@@ -84,26 +99,28 @@ def abstract_batch(shape: RowShape, mesh: Mesh) -> Batch:
 
 
 def init_params(
-    make_model: Callable[[], Any], skeleton: ModelSkeleton, mesh: Mesh, pretrained: Params | None = None
+    make_model: Callable[[], Any], skeleton: ModelSkeleton, mesh: Mesh, given: Params | None = None
 ) -> Params:
-    """Random initial parameters, each made where it will lie: the same numbers on every mesh.
+    """The initial parameters: those given, and random ones for the rest (all, or a LoRA on a model that is given).
 
-    Those that are trained stay random where the others are pretrained (LoRAs on a model that is frozen).
+    Random ones are made where they will lie: the same numbers on every mesh.
     """
-    shardings = param_shardings(skeleton, mesh)
-    if pretrained is None:
-        return jax.jit(lambda: params_of(make_model()), out_shardings=shardings)()
-    if not skeleton.frozen(skeleton.axes):
-        return pretrained
-    made = jax.jit(lambda: skeleton.trained(params_of(make_model())), out_shardings=skeleton.trained(shardings))()
-    return join_params(pretrained, made)
+    given, shardings = given or {}, param_shardings(skeleton, mesh)
+    places = missing_from(given, shardings)
+    if not places:
+        return given
+    made = jax.jit(lambda: missing_from(given, params_of(make_model())), out_shardings=places)()
+    return join_params(given, made)
 
 
 def init_state(skeleton: ModelSkeleton, params: Params, optimizer: Optimizer, shardings: TrainState) -> TrainState:
     """Step 0 with these parameters, which it takes over (they may be NumPy arrays or lie elsewhere)."""
-    params = jax.device_put(params, shardings.params)
+    params = place(params, shardings.params)
     opt_state = jax.jit(optimizer.transform.init, out_shardings=shardings.opt_state)(skeleton.trained(params))
-    return TrainState(jax.device_put(jnp.zeros((), jnp.int32), shardings.step), params, opt_state)
+    averaged = None
+    if optimizer.ema_decay:  # a copy: the step takes the buffers of both
+        averaged = jax.jit(lambda params: jax.tree.map(jnp.copy, params), out_shardings=shardings.params)(params)
+    return TrainState(place(np.zeros((), np.int32), shardings.step), params, opt_state, averaged)
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
@@ -154,13 +171,16 @@ def make_train_step(
             zero = jnp.zeros((), jnp.float32)
             start = (jax.tree.map(jnp.zeros_like, trained), LossSums(zero, zero, zero))
             (grads, sums), _ = jax.lax.scan(add_part, start, parts)
+        grads = skeleton.without_frozen_layers(grads)
         mean_loss, grad_norm = sums.loss_sum / num_targets, optax.global_norm(grads)
         finite = jnp.isfinite(mean_loss) & jnp.isfinite(grad_norm)
         updates, opt_state = optimizer.transform.update(grads, state.opt_state, trained)
-        updated, opt_state = jax.tree.map(
+        moved = optax.apply_updates(trained, skeleton.without_frozen_layers(updates))
+        averaged = state.averaged and skeleton.trained(state.averaged)
+        moved, opt_state, averaged = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
-            (optax.apply_updates(trained, updates), opt_state),
-            (trained, state.opt_state),
+            (moved, opt_state, averaged and _moved_average(averaged, moved, optimizer.ema_decay)),
+            (trained, state.opt_state, averaged),
         )
         metrics = StepMetrics(
             loss=mean_loss,
@@ -171,7 +191,9 @@ def make_train_step(
             num_targets=batch.target_mask_BS.sum(),
             finite=finite,
         )
-        return TrainState(state.step + 1, join_params(frozen, updated), opt_state), metrics
+        if state.averaged is not None:
+            averaged = join_params(skeleton.frozen(state.averaged), averaged)
+        return TrainState(state.step + 1, join_params(frozen, moved), opt_state, averaged), metrics
 
     return jax.jit(
         train_step,
@@ -179,6 +201,11 @@ def make_train_step(
         in_shardings=(shardings, rows),
         out_shardings=(shardings, replicated(mesh)),
     )
+
+
+def _moved_average(averaged: Params, params: Params, decay: float) -> Params:
+    """In this form weights that stay leave their average as it is, bit by bit."""
+    return jax.tree.map(lambda average, new: average + (1.0 - decay) * (new - average), averaged, params)
 
 
 def _microbatches(rows_B: jax.Array, num: int, sharding: NamedSharding) -> jax.Array:

@@ -34,7 +34,7 @@ RECIPE = Recipe(
     stages=(
         Stage("one", "synthetic", 5, optimizer=OptimizerConfig(name="adamw")),
         Stage("two", "mini_real", 5, num_microbatches=3),
-        Stage("texts", "mini_real", 5, objective="language_modelling"),
+        Stage("texts", "mini_real", 5, objective="language_modelling", optimizer=OptimizerConfig(name="adamw")),
     ),
     model=ModelSettings(num_layers=LAYERS, width=WIDTH, num_heads=4, layer_loop="scan"),
     tokenizer=TokenizerSettings(vocab_size=VOCABULARY),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 from importlib import metadata
@@ -22,12 +23,12 @@ from seqgpt_jax.training.checkpoints import (
     saved_steps,
 )
 from seqgpt_jax.training.finished import Finished, write_finished
-from seqgpt_jax.training.optimizers import make_optimizer
+from seqgpt_jax.training.optimizers import OptimizerConfig, make_optimizer
 from seqgpt_jax.training.partitioning import make_mesh
 from seqgpt_jax.training.step import TrainState, abstract_state, state_shardings
 from seqgpt_jax.vocabulary import train_tokenizer
 from tests.conftest import REPO
-from tests.training.toy import CONFIG, SKELETON, TOY_MUON, packed_batch, start
+from tests.training.toy import CONFIG, SKELETON, TOY_MUON, packed_batch, skeleton_of, start
 
 INFO = StageInfo("first", 0, CONFIG)
 
@@ -77,6 +78,31 @@ def test_the_code_version_is_beside_the_checkpoints(tmp_path: Path) -> None:
         head = subprocess.run(["git", "-C", REPO, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
         assert code["commit"] == head.stdout.strip()
         assert code["dirty"] in (True, False)
+
+
+def test_factored_moments_and_the_average_are_kept(tmp_path: Path) -> None:
+    wide = dataclasses.replace(CONFIG, width=128, num_heads=2, vocab_size=256)
+    skeleton, config = skeleton_of(wide), OptimizerConfig(name="adafactor", ema_decay=0.9)
+    optimizer, mesh = make_optimizer(config, 20, skeleton), make_mesh(2, 2, 2)
+    abstract = abstract_state(skeleton, optimizer, state_shardings(skeleton, optimizer, mesh))
+    rng, info = np.random.default_rng(0), StageInfo("first", 0, wide)
+
+    def filled(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        return jax.device_put(rng.integers(1, 99, leaf.shape).astype(leaf.dtype), leaf.sharding)
+
+    state = dataclasses.replace(
+        jax.tree.map(filled, abstract), step=jax.device_put(np.int32(4), abstract.step.sharding)
+    )
+    with StageCheckpoints(tmp_path, info) as checkpoints:
+        checkpoints.save(4, state)
+    one_device = state_shardings(skeleton, optimizer, make_mesh(1, 1, 1, jax.devices()[:1]))
+    with StageCheckpoints(tmp_path, info) as checkpoints:
+        restored = checkpoints.restore(4, abstract_state(skeleton, optimizer, one_device))
+    jax.tree.map(np.testing.assert_array_equal, *jax.device_get((restored, state)))
+    train_tokenizer(["some text"], 300).save(tmp_path / "tokenizer")
+    model, _ = load_run(tmp_path)  # what a stage hands on is the average
+    assert state.averaged is not None and not np.array_equal(state.averaged["embedding"], state.params["embedding"])
+    np.testing.assert_array_equal(model.embedding[...], state.averaged["embedding"])
 
 
 def test_half_written_checkpoints_are_not_seen(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from seqgpt_jax.data.loader import Batch
@@ -27,13 +28,15 @@ from seqgpt_jax.training.finished import Finished
 from seqgpt_jax.training.journal import Journal, summarise_stage
 from seqgpt_jax.training.loop import TrainResult, train
 from seqgpt_jax.training.partitioning import params_of
+from seqgpt_jax.training.profiler import Profiler, ProfileWindow
 from seqgpt_jax.training.run_directory import claim_run_dir
 from seqgpt_jax.training.signals import Interrupted, SignalWatch
 from seqgpt_jax.training.sinks import read_rows
+from seqgpt_jax.training.stage_evaluation import StageEvaluations
 from seqgpt_jax.training.start import StartingPoint
 from seqgpt_jax.training.step import StepMetrics
 from seqgpt_jax.vocabulary import train_tokenizer
-from tests.training.toy import CONFIG, TOY_ADAMW, TOY_MUON, ToySource, host_params, packed_batch
+from tests.training.toy import CONFIG, SKELETON, TOY_ADAMW, TOY_MUON, ToySource, host_params, packed_batch
 
 
 class Killed(BaseException):
@@ -51,7 +54,10 @@ def toy_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def toy_recipe(tmp_path: Path, **changes: Any) -> Recipe:
     recipe = Recipe(
-        stages=(Stage("one", "synthetic", 7, optimizer=TOY_MUON), Stage("two", "mini_real", 6, optimizer=TOY_ADAMW)),
+        stages=(
+            Stage("one", "synthetic", 7, optimizer=dataclasses.replace(TOY_MUON, ema_decay=0.5)),
+            Stage("two", "mini_real", 6, optimizer=TOY_ADAMW, freeze_half=True),
+        ),
         data=DataSettings(
             cache_dir=str(tmp_path / "cache"), rows_per_step=8, row_tokens=40, row_supervised=12, window=32
         ),
@@ -101,12 +107,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainResult, 
     with patch.context() as monkeypatch:
         toy_run.__wrapped__(monkeypatch)
         folder = tmp_path_factory.mktemp("undisturbed")
-        result = run(toy_recipe(folder), folder / "run")
+        result = run(toy_recipe(folder), folder / "run", profile=ProfileWindow(3, 4))
     return result, jax.device_get(params_of(result.model))
 
 
 def test_a_run_leaves_what_it_should(undisturbed: tuple[TrainResult, Any]) -> None:
-    result, _ = undisturbed
+    result, end = undisturbed
     assert [(stage.name, stage.steps) for stage in result.stages] == [("one", 7), ("two", 6)]
     assert all(stage.loss_last < stage.loss_first for stage in result.stages)
     assert all(stage.tokens_per_second > stage.supervised_per_second > 0 for stage in result.stages)
@@ -115,7 +121,7 @@ def test_a_run_leaves_what_it_should(undisturbed: tuple[TrainResult, Any]) -> No
         ("two", n) for n in range(1, 7)
     ]
     assert set(rows[0]) == {
-        "stage", "step", "loss", "accuracy", "learning_rate", "grad_norm", "tokens", "targets", "time",
+        "stage", "step", "loss", "accuracy", "learning_rate", "grad_norm", "tokens", "targets", "padding", "time",
     }  # fmt: skip
     assert set(rows[0]["time"]) == {"seconds", "tokens_per_second", "supervised_per_second", "data_seconds"}
     assert (result.run_dir / "config.gin").read_text() == "seed = 1\n"
@@ -127,7 +133,33 @@ def test_a_run_leaves_what_it_should(undisturbed: tuple[TrainResult, Any]) -> No
         steps = {"one": 7, "two": 6}[stage]
         assert finished == {"step": steps, "best_step": None, "length": {"steps": steps}}
     assert list((result.run_dir / "tensorboard").iterdir())
-    # The second stage goes on from the weights of the first, with an optimiser of its own.
+    one, two = saved_stages(result.run_dir)
+    assert (one.steps, one.frozen_layers, two.steps, len(two.frozen_layers)) == (7, (), 6, 1)
+    assert (checkpoint_folder(result.run_dir, "one") / "7" / "averaged").is_dir()
+    traces = list((result.run_dir / "profile").rglob("*.xplane.pb"))
+    assert len(traces) == 1  # of the first stage alone
+    assert traces[0].stat().st_size > 1000
+    info = (result.run_dir / "model_info.txt").read_text().splitlines()
+    total, (layer,) = f"{SKELETON.num_parameters():,}", two.frozen_layers
+    assert info[:3] == [
+        "stage two", f"{total} parameters, {total} of them trained, but for layer {layer}",
+        "mesh data=8 fsdp=1 tensor=1: 8 devices of kind cpu",
+    ]  # fmt: skip
+    assert "optimiser: name adamw, learning_rate 0.01" in info[3]
+    assert "temporaries" in info[4]
+    (embedding,) = (line.split("  ") for line in info if line.startswith("embedding "))
+    assert [cell.strip() for cell in embedding if cell] == [
+        "embedding", "64x32", "float32", "(vocab, embed)", "(tensor, fsdp)", "100%", "8,192",
+    ]  # fmt: skip
+    # The second stage goes on from the average of the first, and leaves a layer as it was; its optimiser is its own.
+    averaged, params = (
+        ocp.StandardCheckpointer().restore(checkpoint_folder(result.run_dir, "one") / "7" / name)
+        for name in ("averaged", "params")
+    )
+    kernels = (tree["blocks"]["up"]["kernel"][layer] for tree in (end, averaged, params))
+    final, kept, other = (np.asarray(kernel) for kernel in kernels)
+    np.testing.assert_array_equal(final, kept)
+    assert (kept != other).any()
     assert rows[7]["loss"] < rows[0]["loss"]
     assert rows[7]["learning_rate"] == pytest.approx(0.5 * TOY_ADAMW.learning_rate)
 
@@ -288,12 +320,6 @@ def bad_metrics() -> StepMetrics:
 class BadStep:
     """A compiled step whose loss is no number."""
 
-    def lower(self, *_: Any) -> BadStep:
-        return self
-
-    def compile(self) -> BadStep:
-        return self
-
     def __call__(self, state: int, batch: Any) -> tuple[int, StepMetrics]:
         return state + 1, bad_metrics()
 
@@ -312,9 +338,9 @@ def test_a_loss_that_stays_no_number_ends_the_run(tmp_path: Path) -> None:
         pytest.raises(UserError, match=r"not a number in steps 1 to 10; .*one-10.npz \(lower optimizer"),
     ):
         steps.run_steps(
-            BadStep(), 0, 0, 50, Loader(),  # type: ignore[arg-type]
-            mesh=mesh, checkpoints=None, save_every=100, journal=journal, watch=SignalWatch(),  # type: ignore[arg-type]
-            bad_steps=BadSteps(tmp_path, "one", 0),
+            {40: BadStep()}, 0, 0, 50, Loader(), mesh=mesh, checkpoints=None, save_every=100,  # type: ignore[arg-type]
+            journal=journal, evaluations=StageEvaluations(tmp_path, toy_recipe(tmp_path).stages[0], 50, journal, None),
+            bad_steps=BadSteps(tmp_path, "one", 0), profiler=Profiler(None, tmp_path), watch=SignalWatch(),
         )  # fmt: skip
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 10
@@ -383,4 +409,22 @@ def test_a_lora_is_trained_on_weights_that_stay(tmp_path: Path, monkeypatch: pyt
     assert all(np.abs(values).max() > 0 for values in loras.values())  # they begin as zeros
     for name in loras:
         saved["blocks"][name].pop("lora_a")
+    info = (tmp_path / "run" / "model_info.txt").read_text()
+    assert info.count(" 100% ") == 2 * len(loras)
+    assert " 0% " in next(line for line in info.splitlines() if line.startswith("embedding "))
     jax.tree.map(np.testing.assert_array_equal, saved, base)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("7", r"--profile 7 is no window of steps \(give START:STOP, such as 10:12\)"),
+        ("9:8", "--profile 9:8 is no window"),
+        ("0:8", "--profile 0:8 is no window"),
+        ("5:9", r"--profile 5:9: stage 'one' trains the steps 6 to 20 now \(choose a window among them\)"),
+        ("20:21", "stage 'one' trains the steps 6 to 20 now"),
+    ],
+)
+def test_a_window_that_cannot_be_recorded_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Profiler(ProfileWindow.parse(text), tmp_path).begin_stage("one", 5, 20)

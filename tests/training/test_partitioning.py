@@ -16,10 +16,12 @@ from seqgpt_jax.training.partitioning import (
     RULES,
     check_rows,
     devices_for_rows,
+    join_params,
     make_mesh,
     make_skeleton,
     param_shardings,
     partition_spec,
+    path_name,
 )
 from seqgpt_jax.training.step import init_params, state_shardings
 from tests.training.toy import CONFIG, SKELETON, TOY_MUON, host_params, make_model
@@ -95,3 +97,28 @@ def test_rows_must_divide_by_devices_and_microbatches() -> None:
     check_rows(16, make_mesh(2, 2, 2), 4)
     with pytest.raises(UserError, match="16 rows a step do not divide by 32"):
         check_rows(16, make_mesh(), 4)
+
+
+def test_what_is_frozen_is_named_by_patterns() -> None:
+    skeleton = SKELETON.freezing(("embedding", "blocks/*norm/*", "*/bias"))
+    frozen = {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(skeleton.frozen(skeleton.shapes))}
+    norms = {f"blocks/{norm}_norm/{kind}" for norm in ("attention", "mlp") for kind in ("scale", "bias")}
+    biases = {f"blocks/{name}/bias" for name in ("query", "key_value", "out", "up", "down")}
+    assert frozen == {"embedding", "embedding_norm/bias", "final_norm/bias"} | norms | biases
+    both = join_params(skeleton.frozen(skeleton.axes), skeleton.trained(skeleton.axes))
+    assert both == SKELETON.axes and not SKELETON.frozen(SKELETON.axes)
+    for patterns, message in (
+        (("embeding",), "stage.frozen: 'embeding' is no parameter .did you mean embedding"),
+        (("blocks",), r"'blocks' is no parameter .did you mean blocks/\*"),
+        (("*",), "leaves nothing to train"),
+    ):
+        with pytest.raises(UserError, match=message):
+            SKELETON.freezing(patterns)
+
+
+def test_what_is_given_is_not_made() -> None:
+    given = {"embedding": host_params()["embedding"] + 1.0, "final_norm": host_params()["final_norm"]}
+    params = jax.device_get(init_params(make_model, SKELETON, make_mesh(), given))
+    np.testing.assert_array_equal(params["embedding"], given["embedding"])
+    np.testing.assert_allclose(params["blocks"]["up"]["kernel"], host_params()["blocks"]["up"]["kernel"], rtol=1e-6)
+    assert jax.tree.structure(params) == jax.tree.structure(host_params())

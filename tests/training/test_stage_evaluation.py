@@ -16,7 +16,7 @@ import pytest
 from seqgpt_jax.recipe import CheckpointSettings, EvaluationSettings, Recipe, Stage
 from seqgpt_jax.training.checkpoints import StageCheckpoints, checkpoint_folder, restore_params
 from seqgpt_jax.training.journal import Journal
-from seqgpt_jax.training.loop import TrainResult
+from seqgpt_jax.training.loop import TrainResult, _Run
 from seqgpt_jax.training.partitioning import Params, params_of
 from seqgpt_jax.training.signals import Interrupted
 from seqgpt_jax.training.sinks import EVALUATIONS_FILE, read_rows
@@ -140,14 +140,14 @@ def test_the_mean_of_several_evaluations_decides(tmp_path: Path) -> None:
 
 def test_the_model_that_is_judged_is_the_one_that_trains(tmp_path: Path) -> None:
     """No second copy of the weights."""
-    from seqgpt_jax.training.loop import _Run
+    nothing, seen = cast(Any, None), list[Any]()
+    weights = cast(Any, SimpleNamespace(skeleton=SKELETON, start=SimpleNamespace(vocabulary=None)))
 
-    params, seen = jax.device_put(host_params()), list[Any]()
-    weights = SimpleNamespace(skeleton=SKELETON, start=SimpleNamespace(vocabulary=None))
-    recipe = cast(Any, None)
-    judged = _Run(
-        recipe, tmp_path, recipe, cast(Any, weights), lambda model, *_: seen.append(model) or {}, "", recipe, False
-    )
-    judged.judge(params, DEV)
+    def see(model: Any, *_: Any) -> dict[str, float]:
+        seen.append(model)
+        return {}
+
+    params = jax.device_put(host_params())
+    _Run(nothing, tmp_path, nothing, weights, see, "", nothing, nothing, (), False).judge(params, DEV)
     for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(params_of(seen[0])), strict=True):
         assert ours is theirs

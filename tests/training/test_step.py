@@ -1,4 +1,4 @@
-"""The train step: one gradient, however the step is cut, packed or placed."""
+"""The train step: what it learns, reports and leaves out."""
 
 from __future__ import annotations
 
@@ -6,94 +6,35 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from jax.sharding import Mesh
 
-from seqgpt_jax.data.loader import Batch
 from seqgpt_jax.models.loss import LossConfig
-from seqgpt_jax.training.optimizers import Optimizer
-from seqgpt_jax.training.partitioning import make_mesh
-from seqgpt_jax.training.step import StepMetrics, init_state, make_train_step, state_shardings
+from seqgpt_jax.recipe import Stage
+from seqgpt_jax.training.optimizers import OptimizerConfig, make_optimizer
+from seqgpt_jax.training.partitioning import ModelSkeleton, make_mesh, path_name
+from seqgpt_jax.training.start import stage_skeleton
+from seqgpt_jax.training.step import TrainState, init_state, make_train_step, state_shardings
 from tests.training.toy import (
+    CONFIG,
+    DESCENT,
     SKELETON,
     TOY_MUON,
-    ToySource,
     host_params,
     one_device,
     packed_batch,
+    skeleton_of,
     start,
-    unpacked_batch,
 )
 
-# Gradient descent at rate 1: what a parameter moves by is its gradient.
-DESCENT = Optimizer(optax.sgd(1.0), lambda step: jnp.ones(()))
 
-
-def gradient(batch: Batch, mesh: Mesh | None = None, num_microbatches: int = 1) -> tuple[Any, StepMetrics]:
-    state, step, _ = start(DESCENT, mesh, num_microbatches)
-    state, metrics = step(state, batch)
-    return jax.tree.map(lambda a, b: a - b, host_params(), jax.device_get(state.params)), jax.device_get(metrics)
-
-
-@pytest.fixture(scope="module")
-def reference() -> tuple[Any, StepMetrics]:
-    return gradient(packed_batch())
-
-
-def assert_same(got: tuple[Any, StepMetrics], want: tuple[Any, StepMetrics]) -> None:
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6), got[0], want[0])
-    for name in ("loss", "accuracy", "grad_norm", "num_tokens", "num_targets"):
-        np.testing.assert_allclose(getattr(got[1], name), getattr(want[1], name), rtol=1e-5)
-
-
-def plain_loss(params: Any, ids_BT: jax.Array, is_target_BT: jax.Array) -> jax.Array:
-    """Mean cross entropy as one would write it first: one document a row, logits everywhere, labels are ids[1:]."""
-    model = SKELETON.merge(params)
-    positions_BT = jnp.tile(jnp.arange(ids_BT.shape[1], dtype=jnp.int32), (ids_BT.shape[0], 1))
-    hidden_BTD, _ = model(ids_BT, positions_BT, jnp.ones_like(ids_BT))  # padding comes last and is seen by none
-    losses_BT = optax.softmax_cross_entropy_with_integer_labels(model.head(hidden_BTD[:, :-1]), ids_BT[:, 1:])
-    return (losses_BT * is_target_BT[:, 1:]).sum() / is_target_BT[:, 1:].sum()
-
-
-def test_gradient_is_that_of_the_plain_loss(reference: tuple[Any, StepMetrics]) -> None:
-    examples = ToySource("toy").examples[:16]
-    ids_BT, is_target_BT = np.zeros((16, 24), np.int32), np.zeros((16, 24), np.float32)
-    for b, example in enumerate(examples):
-        ids_BT[b, : len(example.ids)] = example.ids
-        is_target_BT[b, example.num_prompt : len(example.ids)] = 1
-    loss, want = jax.jit(jax.value_and_grad(plain_loss))(host_params(), ids_BT, is_target_BT)
-    got, metrics = reference
-    np.testing.assert_allclose(metrics.loss, loss, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-6), got, jax.device_get(want))
-
-
-def test_packed_and_unpacked_rows_agree(reference: tuple[Any, StepMetrics]) -> None:
-    assert_same(gradient(unpacked_batch()), reference)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("num_microbatches", [4, 8])
-def test_microbatches_agree(num_microbatches: int, reference: tuple[Any, StepMetrics]) -> None:
-    batch = packed_batch()
-    assert_same(gradient(batch, num_microbatches=num_microbatches), reference)
-
-
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), pytest.param((1, 2, 4), marks=pytest.mark.slow)])
-def test_meshes_agree_with_one_device(sizes: tuple[int, int, int], reference: tuple[Any, StepMetrics]) -> None:
-    # Uneven on purpose: a mean of the parts' means would be another gradient.
-    assert len({int(row.sum()) for row in packed_batch().target_mask_BS}) > 1
-    assert_same(gradient(packed_batch(), make_mesh(*sizes), num_microbatches=2 if sizes[0] == 2 else 1), reference)
-
-
-def test_loss_settings_reach_the_step(reference: tuple[Any, StepMetrics]) -> None:
-    shardings = state_shardings(SKELETON, DESCENT, one_device())
+def test_loss_settings_reach_the_step() -> None:
+    state, step, shardings = start(DESCENT)
+    _, without = step(state, packed_batch())
     step = make_train_step(SKELETON, DESCENT, one_device(), shardings, loss=LossConfig(z_loss=0.5))
     _, metrics = step(init_state(SKELETON, host_params(), DESCENT, shardings), packed_batch())
     # log Z of 64 words is log 64 where all are as likely, and a little more here.
-    np.testing.assert_allclose(metrics.loss - reference[1].loss, 0.5 * np.log(64) ** 2, rtol=0.3)
+    np.testing.assert_allclose(metrics.loss - without.loss, 0.5 * np.log(64) ** 2, rtol=0.3)
 
 
 def test_it_learns() -> None:
@@ -118,3 +59,71 @@ def test_a_step_that_is_no_number_is_left_out() -> None:
     after = jax.device_get(state)
     assert int(after.step) == 1
     jax.tree.map(np.testing.assert_array_equal, (after.params, after.opt_state), (before.params, before.opt_state))
+
+
+@pytest.fixture(scope="module")
+def half_frozen() -> tuple[ModelSkeleton, list[TrainState]]:
+    """States before and after steps that leave parameters and a layer as they are, and keep an average."""
+    stage = Stage("a", "synthetic", 9, frozen=("embedding", "blocks/up/*"), freeze_half=True)
+    skeleton = stage_skeleton(SKELETON, stage, seed=0)
+    config = OptimizerConfig(name="adamw", learning_rate=0.01, weight_decay=0.5, warmup_steps=0, ema_decay=0.75)
+    optimizer, mesh = make_optimizer(config, 9, skeleton), make_mesh(2, 2, 2)
+    shardings = state_shardings(skeleton, optimizer, mesh)
+    step = make_train_step(skeleton, optimizer, mesh, shardings)
+    state = init_state(skeleton, host_params(), optimizer, shardings)
+    states = [jax.device_get(state)]
+    for _ in range(2):
+        state, _ = step(state, packed_batch())
+        states.append(jax.device_get(state))
+    params = jax.device_get(state.params)
+    params["final_norm"]["scale"] = np.full_like(params["final_norm"]["scale"], np.nan)
+    state, metrics = step(jax.device_put(dataclasses.replace(states[-1], params=params), shardings), packed_batch())
+    assert not bool(metrics.finite)
+    return skeleton, [*states, jax.device_get(state)]
+
+
+def test_frozen_parameters_and_layers_stay_bit_by_bit(half_frozen: tuple[ModelSkeleton, list[TrainState]]) -> None:
+    skeleton, (before, _, after, _) = half_frozen
+    (layer,) = skeleton.frozen_layers
+    assert layer in (0, 1)
+
+    def check(path: Any, old: np.ndarray, new: np.ndarray) -> None:
+        name = path_name(path)
+        if name == "embedding" or name.startswith("blocks/up/"):
+            np.testing.assert_array_equal(old, new)
+        elif name.startswith("blocks/"):
+            np.testing.assert_array_equal(old[layer], new[layer])
+            if "key_value/bias" not in name:  # the part of the keys has no gradient: softmax drops it
+                assert (old[1 - layer] != new[1 - layer]).mean() > 0.9, name
+        else:
+            assert (old != new).mean() > 0.9, name
+
+    for tree in (after.params, after.averaged):
+        jax.tree_util.tree_map_with_path(check, before.params, tree)
+    moments = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(after.opt_state)]
+    assert any(name.endswith("blocks/down/kernel") for name in moments)
+    assert not [name for name in moments if name.endswith("/embedding") or "/up/" in name]
+
+
+def test_the_half_that_is_frozen_is_drawn_by_seed_and_stage() -> None:
+    skeleton = skeleton_of(dataclasses.replace(CONFIG, num_layers=9))
+    drawn = {
+        (name, seed): stage_skeleton(skeleton, Stage(name, "synthetic", 9, freeze_half=True), seed).frozen_layers
+        for name in "ab"
+        for seed in (0, 1)
+    }
+    assert all(len(set(layers)) == 4 and set(layers) < set(range(9)) for layers in drawn.values())
+    assert len(set(drawn.values())) == 4
+    assert drawn["a", 0] == (0, 2, 6, 7) and drawn["b", 1] == (3, 5, 6, 7)  # a run that goes on draws the same
+
+
+def test_the_average_by_hand(half_frozen: tuple[ModelSkeleton, list[TrainState]]) -> None:
+    _, (first, second, third, skipped) = half_frozen
+    jax.tree.map(np.testing.assert_array_equal, first.averaged, first.params)
+    for path, average in jax.tree_util.tree_leaves_with_path(third.averaged):
+        one, two, three = (
+            dict(jax.tree_util.tree_leaves_with_path(state.params))[path] for state in (first, second, third)
+        )
+        np.testing.assert_allclose(average, 0.75 * (0.75 * one + 0.25 * two) + 0.25 * three, rtol=1e-5, atol=1e-8)
+    jax.tree.map(np.testing.assert_array_equal, skipped.averaged, third.averaged)
+    assert third.result is third.averaged and dataclasses.replace(third, averaged=None).result is third.params

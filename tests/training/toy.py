@@ -7,12 +7,15 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jax.sharding import Mesh
 
 from seqgpt_jax.data.loader import Batch, make_batch
 from seqgpt_jax.data.plan import TaskSize
+from seqgpt_jax.data.texts import Objective
 from seqgpt_jax.models import architectures
 from seqgpt_jax.models.bloom import BloomConfig
 from seqgpt_jax.models.decoder import DecoderConfig
@@ -35,16 +38,20 @@ class ToyExample:
 
 
 class ToySource:
-    """`size` examples of 6 to 20 tokens whose answer repeats the prompt's first tokens: something to learn."""
+    """`size` examples of 6 to 20 tokens whose answer repeats the prompt's first tokens: something to learn.
 
-    def __init__(self, name: str, size: int = 50, seed: int = 0) -> None:
+    Language modelling: the same tokens, of which all but the first are supervised.
+    """
+
+    def __init__(self, name: str, size: int = 50, seed: int = 0, objective: Objective = "answers") -> None:
         rng = np.random.default_rng(seed)
         self.name, self.stats = name, {}
         self.examples = []
         for _ in range(size):
             prompt = rng.integers(5, CONFIG.vocab_size, int(rng.integers(4, 14)))
             answer = np.append(prompt[: int(rng.integers(1, 5))], 2)
-            self.examples.append(ToyExample(np.concatenate([prompt, answer]).astype(np.int32), len(prompt)))
+            num_prompt = len(prompt) if objective == "answers" else 1
+            self.examples.append(ToyExample(np.concatenate([prompt, answer]).astype(np.int32), num_prompt))
         self.lengths = np.array([(len(e.ids), len(e.ids) - e.num_prompt) for e in self.examples], np.int32)
 
     def __len__(self) -> int:
@@ -67,20 +74,22 @@ def skeleton_of(config: DecoderConfig) -> ModelSkeleton:
 
 
 SKELETON = skeleton_of(CONFIG)
+# Gradient descent at rate 1: what a parameter moves by is its gradient.
+DESCENT = Optimizer(optax.sgd(1.0), lambda step: jnp.ones(()))
 TOY_ADAMW = OptimizerConfig(name="adamw", learning_rate=1e-2, warmup_steps=2)
 TOY_MUON = OptimizerConfig(name="muon", learning_rate=0.02, adam_learning_rate=3e-3, warmup_steps=2, weight_decay=0.1)
 
 
-def packed_batch(num_rows: int = 8, row_tokens: int = 40, row_supervised: int = 12) -> Batch:
-    """Two documents a row."""
-    rows = [((0, 2 * row), (0, 2 * row + 1)) for row in range(num_rows)]
-    return make_batch(rows, [ToySource("toy")], row_tokens, row_supervised)
+def packed_batch(row_supervised: int = 12, objective: Objective = "answers") -> Batch:
+    """8 rows of 40 tokens, two documents a row."""
+    rows = [((0, 2 * row), (0, 2 * row + 1)) for row in range(8)]
+    return make_batch(rows, [ToySource("toy", objective=objective)], 40, row_supervised)
 
 
-def unpacked_batch(num_rows: int = 8, row_tokens: int = 40, row_supervised: int = 12) -> Batch:
-    """The documents of `packed_batch(num_rows)`, one a row."""
-    rows = [((0, index),) for index in range(2 * num_rows)]
-    return make_batch(rows, [ToySource("toy")], row_tokens, row_supervised)
+def unpacked_batch(row_supervised: int = 12, objective: Objective = "answers") -> Batch:
+    """The documents of `packed_batch`, one a row."""
+    rows = [((0, index),) for index in range(16)]
+    return make_batch(rows, [ToySource("toy", objective=objective)], 40, row_supervised)
 
 
 @functools.cache
