@@ -38,6 +38,7 @@ from seqgpt_jax.models.presets import get_preset
 from seqgpt_jax.recipe import DataSettings, Recipe, Stage
 from seqgpt_jax.synthesis import generate_mixture
 from seqgpt_jax.training.checkpoints import StageCheckpoints, StageInfo
+from seqgpt_jax.training.faults import BadSteps
 from seqgpt_jax.training.journal import Journal
 from seqgpt_jax.training.loop import make_loader
 from seqgpt_jax.training.optimizers import make_optimizer
@@ -131,9 +132,9 @@ class _TimedCheckpoints(StageCheckpoints):
         super().__init__(run_dir, info)
         self.calls: dict[int, float] = {}
 
-    def save(self, step: int, state: TrainState) -> None:
+    def save(self, step: int, state: TrainState, best_step: int | None = None) -> None:
         begin = time.perf_counter()
-        super().save(step, state)
+        super().save(step, state, best_step)
         self.calls[step] = time.perf_counter() - begin
 
     def is_writing(self) -> bool:
@@ -168,7 +169,8 @@ def run_loop(bench: Bench, run_dir: Path) -> Loop:
         begin = time.perf_counter()
         state = run_steps(
             bench.compiled, state, 0, bench.num_steps, bench.loader, mesh=bench.mesh, checkpoints=checkpoints,
-            save_every=bench.save_every, journal=journal, evaluations=evaluations, profiler=profiler, watch=watch,
+            save_every=bench.save_every, journal=journal, evaluations=evaluations,
+            bad_steps=BadSteps(run_dir, NAME, 0), profiler=profiler, watch=watch,
         )  # fmt: skip
         jax.block_until_ready(state)
         end = time.perf_counter()

@@ -49,6 +49,10 @@ class ProgressBar:
             bar_format="{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
         )
 
+    def restart_clock(self) -> None:
+        """The time since the last step was no time of a step, so it does not count for the time that is left."""
+        self._bar.unpause()
+
     def update(self, step: StepFigures) -> None:
         """One more step is done."""
         self._last.append(step)

@@ -35,7 +35,7 @@ from seqgpt_jax.training.signals import Interrupted, SignalWatch
 CONNECT_SECONDS = 300  # hosts of a cluster start minutes apart
 _LEAVE_SECONDS = 10  # in which a process ends by itself after another has ended with an error
 _SEE_SECONDS = 5  # in which a shared file system shows a file to all hosts
-_FOR_EVER = 30 * 24 * 3600 * 1000  # milliseconds
+_FOR_EVER = 14 * 24 * 3600 * 1000  # milliseconds
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ def joined(flags: Processes | None = None) -> Iterator[None]:
         return
     _connect(found)
     print(f"seqgpt: {found} on {socket.gethostname()}", file=sys.stderr, flush=True)
-    threading.Thread(target=_follow_others, args=(found.index,), daemon=True).start()
+    _start_thread(lambda: _follow_others(found.index))
     try:
         with SignalWatch():
             yield
@@ -72,7 +72,21 @@ def joined(flags: Processes | None = None) -> Iterator[None]:
             _client().key_value_set(_END, json.dumps(end))
         raise
     finally:
+        _leaving.set()
         jax.distributed.shutdown()
+        for thread in _threads:  # one that returned from jax while Python ends would abort the process
+            thread.join(5)
+
+
+_threads: list[threading.Thread] = []
+_leaving = threading.Event()
+
+
+def _start_thread(run: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=run, daemon=True)
+    _threads[:] = [*(each for each in _threads if each.is_alive()), thread]
+    thread.start()
+    return thread
 
 
 def _connect(found: Processes, seconds: int = CONNECT_SECONDS) -> None:
@@ -142,9 +156,8 @@ def _follow_others(own_index: int) -> None:
     except RuntimeError:  # the service has ended: so do we
         return
     _ends.append(end)
-    if end.process == own_index:
+    if end.process == own_index or _leaving.wait(_LEAVE_SECONDS):
         return
-    time.sleep(_LEAVE_SECONDS)
     print(f"seqgpt: process {end.process} ended: {end.message}", file=sys.stderr, flush=True)
     with contextlib.suppress(RuntimeError):
         jax.distributed.shutdown()
@@ -203,8 +216,7 @@ def _wait_for(call: Callable[[], Any], seconds: float = math.inf) -> Any:
         except RuntimeError as error:
             outcome.append((None, error))
 
-    waiting = threading.Thread(target=wait, daemon=True)
-    waiting.start()
+    waiting = _start_thread(wait)
     deadline = time.monotonic() + seconds
     while not outcome:
         waiting.join(0.2)

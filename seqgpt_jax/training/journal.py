@@ -97,6 +97,10 @@ class Journal:
         self._write(Row(self._stage, step, scores, {"seconds": seconds}, name))
         self.flush()
 
+    def restart_clock(self) -> None:
+        """Steps go on now, after something else took time: compiling, or an evaluation."""
+        self._bar.restart_clock()
+
     def flush(self) -> None:
         """Hands all rows to the operating system: from here on a killed process does not lose them."""
         for sink in self._sinks:

@@ -88,19 +88,9 @@ def parameter_table(parameters: tuple[Parameter, ...]) -> list[str]:
     """A line a parameter, and one for all."""
     rows = [["parameter", "shape", "dtype", "axes", "spec", "trained", "bytes a device"]]
     for one in parameters:
-        shape, axes = "x".join(map(str, one.shape)), ", ".join(one.axes)
         spec = ", ".join(axis or "-" for axis in one.spec)
-        rows.append(
-            [
-                one.name,
-                shape,
-                one.dtype,
-                f"({axes})",
-                f"({spec})",
-                f"{one.trained / one.size:.0%}",
-                f"{one.bytes_per_device:,}",
-            ]
-        )
+        cells = [one.name, "x".join(map(str, one.shape)), one.dtype, f"({', '.join(one.axes)})", f"({spec})"]
+        rows.append([*cells, f"{one.trained / one.size:.0%}", f"{one.bytes_per_device:,}"])
     rows.append(["all", "", "", "", "", "", f"{sum(one.bytes_per_device for one in parameters):,}"])
     return text_table(rows, num_left=5)
 

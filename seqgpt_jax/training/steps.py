@@ -57,6 +57,7 @@ def run_steps(
     votes = StopVote(mesh)
     barrier("compiled")  # the first collective gives up on a process that comes much later
     pending: tuple[StepMetrics, Batch] | None = None
+    journal.restart_clock()
     last_read = time.perf_counter()
 
     def settle(number: int) -> None:
@@ -96,6 +97,7 @@ def run_steps(
                     evaluations.run(number, state.result)
                 if evaluations.is_over():
                     break
+                journal.restart_clock()
                 last_read = time.perf_counter()
     return state
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.bloom import BloomConfig
-from seqgpt_jax.training.bar import StepFigures, summary
+from seqgpt_jax.training.bar import ProgressBar, StepFigures, summary
 from seqgpt_jax.training.chips import peak_flops
 from seqgpt_jax.training.journal import Journal
 from seqgpt_jax.training.mfu import Mfu, mfu_on
@@ -77,6 +78,15 @@ def test_the_line_of_the_bar_is_smoothed_and_fits(tmp_path: Path, capsys: pytest
     assert len(line) <= 100
     assert line.startswith("real_stage 25001/25001 [")
     assert line.endswith("% pad 88% wait 50%]")
+
+
+def test_time_before_the_steps_is_no_time_of_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = ProgressBar("one", 0, 2)
+    time.sleep(1.2)
+    bar.restart_clock()
+    bar.update(StepFigures(3.0, tokens=100, targets=10, positions=200, seconds=3.0, data_seconds=1.0, mfu=None))
+    bar.close()
+    assert "one 1/2 [00:00<00:00, loss 3.000 " in capsys.readouterr().err
 
 
 def test_weights_and_biases_gets_every_row_and_goes_on_by_its_id(

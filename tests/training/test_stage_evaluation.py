@@ -28,12 +28,12 @@ DEV = EvaluationSettings("dev", "mini_real", "validation")
 SCORES = {3: 0.3, 6: 0.5, 9: 0.5, 12: 0.4}  # the second best is no better, so step 6 is the best, and 12 the end
 
 
-def judged_recipe(tmp_path: Path, patience: int | None = 2, keep: int = 1) -> Recipe:
+def judged_recipe(tmp_path: Path) -> Recipe:
     stages = (
-        Stage("one", "synthetic", 20, optimizer=TOY_ADAMW, evaluations=(DEV,), evaluate_every=3, patience=patience),
+        Stage("one", "synthetic", 20, optimizer=TOY_ADAMW, evaluations=(DEV,), evaluate_every=3, patience=2),
         Stage("two", "mini_real", 2, optimizer=TOY_ADAMW),
     )
-    return toy_recipe(tmp_path, stages=stages, checkpoint=CheckpointSettings(every=4, keep=keep))
+    return toy_recipe(tmp_path, stages=stages, checkpoint=CheckpointSettings(every=100, keep=1))
 
 
 class Script:
@@ -65,8 +65,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainResult, 
     return result, jax.device_get(params_of(result.model)), script
 
 
-def test_it_stops_and_goes_on_from_the_best(undisturbed: tuple[TrainResult, Params, Script], tmp_path: Path) -> None:
-    result, params, script = undisturbed
+def test_it_stops_and_goes_on_from_the_best(undisturbed: tuple[TrainResult, Params, Script]) -> None:
+    result, _, script = undisturbed
     assert script.num_calls == 4
     assert evaluation_rows(result.run_dir) == [
         {"stage": "one", "step": step, "evaluation": "dev", "score": score, "accuracy": 0.1}
@@ -75,41 +75,41 @@ def test_it_stops_and_goes_on_from_the_best(undisturbed: tuple[TrainResult, Para
     assert [stage.steps for stage in result.stages] == [12, 2]
     folder = checkpoint_folder(result.run_dir, "one")
     assert {child.name for child in folder.iterdir() if child.name.isdecimal()} == {"6", "12"}
-    # The same stage without patience goes to its end, which is judged too, and kept every checkpoint.
-    free = judged_recipe(tmp_path, patience=None, keep=99)
-    free_result = run(dataclasses.replace(free, stages=free.stages[:1]), tmp_path / "run", evaluator=Script([0.5] * 7))
-    assert [row["step"] for row in evaluation_rows(tmp_path / "run")] == [3, 6, 9, 12, 15, 18, 20]
-    assert [stage.steps for stage in free_result.stages] == [20]
-    abstract = jax.tree.map(np.zeros_like, params)
-    best = restore_params(checkpoint_folder(tmp_path / "run", "one"), abstract, step=6)
-    jax.tree.map(np.testing.assert_array_equal, restore_params(folder, abstract), best)
+    judged_at_6 = list(script.given)[1]
+    best = restore_params(folder, jax.tree.map(np.zeros_like, host_params()))
+    assert np.asarray(best["embedding"]).tobytes() == judged_at_6
 
 
-@pytest.mark.parametrize("when", ["before the evaluation", "after the row", "before the end is marked", "by a signal"])
-def test_killed_it_ends_the_same(
-    undisturbed: tuple[TrainResult, Params, Script], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+def test_killed_again_and_again_it_ends_the_same(
+    undisturbed: tuple[TrainResult, Params, Script], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     want, want_params, script = undisturbed
     calls_before = script.num_calls
+    evaluate, write = StageEvaluations.run, Journal.write_evaluation
 
     def die(*_: Any) -> None:
         raise Killed
 
-    with monkeypatch.context() as patch:
-        if when == "before the evaluation":
-            evaluate = StageEvaluations.run
-            patch.setattr(
-                StageEvaluations, "run", lambda self, step, params: (evaluate if step < 6 else die)(self, step, params)
-            )
-        elif when == "after the row":
-            write = Journal.write_evaluation
-            patch.setattr(Journal, "write_evaluation", lambda *arguments: (write(*arguments), die()))
-        elif when == "before the end is marked":
-            patch.setattr(StageCheckpoints, "finish", die)
-        else:
-            patch.setattr(Script, "__call__", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(Interrupted if when == "by a signal" else Killed):
-            run(judged_recipe(tmp_path), tmp_path / "run", evaluator=script)
+    def die_before_the_evaluation(self: StageEvaluations, step: int, params: Params) -> None:
+        (evaluate if step < 6 else die)(self, step, params)
+
+    def die_after_the_row(*arguments: Any) -> None:
+        write(*arguments)
+        die()
+
+    deaths = [
+        (StageEvaluations, "run", die_before_the_evaluation, Killed),
+        (Journal, "write_evaluation", die_after_the_row, Killed),
+        (Script, "__call__", lambda *_: os.kill(os.getpid(), signal.SIGTERM), Interrupted),
+        (StageCheckpoints, "finish", die, Killed),
+    ]
+    for owner, name, death, error in deaths:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, death)
+            with pytest.raises(error):
+                run(judged_recipe(tmp_path), tmp_path / "run", evaluator=script)
+    steps = [row["step"] for row in evaluation_rows(tmp_path / "run")]
+    assert steps == [3, 6, 9, 12]
     result = run(judged_recipe(tmp_path), tmp_path / "run", evaluator=script)
     assert script.num_calls - calls_before == 4  # no row was made twice
     assert evaluation_rows(tmp_path / "run") == evaluation_rows(want.run_dir)
@@ -134,6 +134,11 @@ def test_the_mean_of_several_evaluations_decides(tmp_path: Path) -> None:
         evaluations.run(15, {})  # one of the two is not a number
         assert (evaluations.best_step(), evaluations.is_over()) == (10, True)
         evaluations.run(15, {})
+        assert [step for step in range(1, 21) if evaluations.is_due(step)] == [5, 10, 15, 20]
+        at_the_end = StageEvaluations(
+            tmp_path, dataclasses.replace(stage, evaluate_every=None, patience=None), 18, journal, lambda *_: {}
+        )
+        assert [step for step in range(19) if at_the_end.is_due(step)] == [18]
     assert len(evaluation_rows(tmp_path)) == 6
     assert read_rows(tmp_path, file=EVALUATIONS_FILE)[4]["score"] is None
 
