@@ -48,11 +48,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=120, help="no round begins later (default: 120)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and kinds of disturbance (default: 0)")
     options = parser.parse_args()
-    begin, rng, counts, errors = time.monotonic(), random.Random(options.seed), Counter[str](), [0.0]
+    rng, counts, errors = random.Random(options.seed), Counter[str](), [0.0]
     with _small_disk() as (folder, is_small):
         undisturbed = ToyRun(folder.parent / "undisturbed", folder.parent / "cache")
         undisturbed.finish()
-        while time.monotonic() - begin < 60 * options.minutes:
+        begin = time.monotonic()
+        while not counts or time.monotonic() - begin < 60 * options.minutes:
             for changes_mesh in (False, True):
                 run = replace(undisturbed, run_dir=folder / "run", slow_save=rng.choice((0.0, 0.1, 0.3)))
                 _disturb_to_the_end(run, rng, counts, changes_mesh, is_small)

@@ -15,7 +15,7 @@ import numpy as np
 
 from seqgpt_jax.data.loader import Batch
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.training.hosts import from_main
+from seqgpt_jax.training.hosts import from_main, is_main
 from seqgpt_jax.training.sinks import read_rows
 from seqgpt_jax.training.step import StepMetrics
 from seqgpt_jax.whole import whole_file
@@ -33,13 +33,17 @@ class BadSteps:
         self._in_a_row = next(count for count in range(done + 1) if done - count not in skipped)
 
     def check(self, step: int, metrics: StepMetrics, batch: Batch) -> None:
-        """Raises UserError at the last of MAX_BAD_STEPS; the batch of that step is then in bad_batches/."""
+        """Raises UserError at the last of MAX_BAD_STEPS; the batch of that step is then in bad_batches/.
+
+        Of several hosts, the rows of process 0 are.
+        """
         self._in_a_row = 0 if metrics.finite else self._in_a_row + 1
         if self._in_a_row < MAX_BAD_STEPS:
             return
         own = f"-process{jax.process_index()}" if jax.process_count() > 1 else ""
         file = self._run_dir / "bad_batches" / f"{self._stage}-{step}{own}.npz"
-        _dump(file, batch)
+        if is_main():
+            _dump(file, batch)
         raise UserError(
             f"stage '{self._stage}': loss or gradient was not a number in steps {step - self._in_a_row + 1} to {step}; "
             f"the last batch is in {file} (lower optimizer.learning_rate, or set optimizer.clip_norm)"

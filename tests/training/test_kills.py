@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -18,6 +19,7 @@ import jax
 import numpy as np
 import pytest
 
+from seqgpt_jax.training.checkpoints import checkpoint_folder, saved_steps
 from tests.training.killable import STAGES, ToyRun
 
 NUM_KILLS = 10
@@ -64,6 +66,7 @@ def test_killed_at_random_moments_it_ends_bit_equal(undisturbed: ToyRun, tmp_pat
     assert run.half_written() == 0
 
 
+@pytest.mark.slow  # each mesh is compiled for each stage
 def test_other_meshes_go_on_with_the_same_losses(undisturbed: ToyRun, tmp_path: Path) -> None:
     run = replace(undisturbed, run_dir=tmp_path / "run")
     for step, mesh in ((9, (8, 1, 1)), (26, (2, 2, 1)), (40, (1, 2, 2))):
@@ -83,6 +86,24 @@ def test_other_meshes_go_on_with_the_same_losses(undisturbed: ToyRun, tmp_path: 
         (row["stage"], row["step"], row["targets"]) for row in want
     ]
     np.testing.assert_allclose([row["loss"] for row in rows], [row["loss"] for row in want], rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_damaged", [1, 2])
+def test_what_a_damaged_checkpoint_held_is_made_again(undisturbed: ToyRun, tmp_path: Path, num_damaged: int) -> None:
+    """With one, the stage goes on from the one before it; with both that are kept, from where it began."""
+    run = replace(undisturbed, run_dir=tmp_path / "run")
+    shutil.copytree(undisturbed.run_dir, run.run_dir)
+    folder = checkpoint_folder(run.run_dir, "two")
+    for step in sorted(saved_steps(folder))[-num_damaged:]:
+        file = max((folder / str(step) / "params").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(bytes(content))
+    run.finish()
+    assert_same_end(run, undisturbed)
+    assert len(list(folder.glob("*.damaged"))) == num_damaged
+    assert f"warning: {folder / '20'}: damaged checkpoint: params/" in run.errors()
+    assert ("stage 'two' starts again" in run.errors()) == (num_damaged == 2)
 
 
 @pytest.fixture
@@ -118,8 +139,8 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(undisturbed: ToyRun, small_
 def test_a_checkpoint_that_may_not_be_written_stops_the_run_and_loses_nothing(
     undisturbed: ToyRun, tmp_path: Path
 ) -> None:
-    run = replace(undisturbed, run_dir=tmp_path / "run")
-    process = replace(run, max_file_bytes=20_000).start()
+    run = replace(undisturbed, run_dir=tmp_path / "run")  # its parameters take 100 kB, its metrics 12
+    process = replace(run, max_file_bytes=60_000).start()
     process.join(240)
     assert process.exitcode == 2, run.errors()
     assert f"error: {run.run_dir}: File too large; what was saved before is whole (make room" in run.errors()
