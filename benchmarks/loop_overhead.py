@@ -37,10 +37,10 @@ from seqgpt_jax.models.decoder import DecoderConfig, embedding_rows
 from seqgpt_jax.models.presets import get_preset
 from seqgpt_jax.recipe import DataSettings, Recipe, Stage
 from seqgpt_jax.synthesis import generate_mixture
+from seqgpt_jax.training.batches import make_loader
 from seqgpt_jax.training.checkpoints import StageCheckpoints, StageInfo
 from seqgpt_jax.training.faults import BadSteps
 from seqgpt_jax.training.journal import Journal
-from seqgpt_jax.training.loop import make_loader
 from seqgpt_jax.training.optimizers import make_optimizer
 from seqgpt_jax.training.partitioning import batch_sharding, make_mesh, make_skeleton
 from seqgpt_jax.training.profiler import Profiler

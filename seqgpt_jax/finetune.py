@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seqgpt_jax import hf
 from seqgpt_jax.configuration import load_recipe
 from seqgpt_jax.data.mixtures import find_folder_datasets
 from seqgpt_jax.data.own import OwnData
@@ -28,7 +29,7 @@ BEFORE = "_before"  # ends the name of a section of the report: the model as it 
 class Choices:
     """What a user may choose of a fine-tuning; None: as the recipe has it.
 
-    learning_rate: peak, of everything. lora_rank: train a LoRA of this rank alone.
+    learning_rate: peak; None: default_rate. lora_rank: train a LoRA of this rank alone.
     """
 
     epochs: float | None = None
@@ -51,13 +52,13 @@ def finetune(own: OwnData, model: str, run_dir: Path, choices: Choices, **run: A
 
 def finetune_recipe(own: OwnData, model: str, choices: Choices) -> Recipe:
     """The recipe of gin/recipes/finetune.gin for this data and model, and the test split where there is one."""
-    bindings = [f"MODEL = {str(model_directory(Path(model)))!r}", f"DATA = {str(own.folder.absolute())!r}"]
+    directory = model_directory(Path(model))
+    rate = choices.learning_rate or default_rate(hf.read_config(directory).width, choices.lora_rank is not None)
+    bindings = [f"MODEL = {str(directory)!r}", f"DATA = {str(own.folder.absolute())!r}", f"LEARNING_RATE = {rate}"]
     if choices.lora_rank is not None:
-        bindings += ["model.lora = @lora()", f"lora.rank = {choices.lora_rank}", "LEARNING_RATE = 2e-4"]
+        bindings += ["model.lora = @lora()", f"lora.rank = {choices.lora_rank}"]
     if choices.epochs is not None:
         bindings.append(f"EPOCHS = {choices.epochs}")
-    if choices.learning_rate is not None:
-        bindings.append(f"LEARNING_RATE = {choices.learning_rate}")
     if own.has_test:
         bindings += [
             "recipe.evaluations = [@validation/evaluation(), @test/evaluation()]",
@@ -66,6 +67,14 @@ def finetune_recipe(own: OwnData, model: str, choices: Choices) -> Recipe:
             "test/evaluation.split = 'test'",
         ]
     return load_recipe(RECIPE, [*bindings, *choices.bindings])
+
+
+def default_rate(width: int, lora: bool) -> float:
+    """The peak learning rate of AdamW for a model of this width: 2e-5 at 1,024, 1e-3 at 128, 2e-4 for a LoRA.
+
+    Between them it falls with the square of the width, which has no other ground than those two points.
+    """
+    return 2e-4 if lora else min(1e-3, max(1e-5, 2e-5 * (1024 / width) ** 2))
 
 
 def judge(model: str, own: OwnData, recipe: Recipe) -> dict[str, Evaluation]:

@@ -9,7 +9,7 @@ import pytest
 
 from seqgpt_jax.cli import main
 from seqgpt_jax.data.own import prepare_own_data
-from seqgpt_jax.finetune import Choices, finetune_recipe
+from seqgpt_jax.finetune import Choices, default_rate, finetune_recipe
 from tests.data.test_own import csv_file
 
 SMALL = ("data.rows_per_step=8", "data.row_tokens=96", "data.row_supervised=32")
@@ -58,3 +58,8 @@ def test_choices_reach_the_recipe(tmp_path: Path, model_dir: Path) -> None:
     assert stage.optimizer.learning_rate == 2e-4
     own_rate = Choices(learning_rate=1e-3, lora_rank=4)
     assert finetune_recipe(own, str(model_dir), own_rate).stages[0].optimizer.learning_rate == 1e-3
+
+
+def test_the_rate_follows_the_width() -> None:
+    assert [default_rate(width, lora=False) for width in (128, 256, 1024, 4096)] == [1e-3, 3.2e-4, 2e-5, 1e-5]
+    assert default_rate(4096, lora=True) == 2e-4

@@ -1,6 +1,6 @@
 """The trainer: every stage of a recipe in order, in a run directory that it can go on with after any end.
 
-A stage, as things happen: token caches, batch plan, loader (here); weights (weights.py); then steps (steps.py).
+A stage, as things happen: token caches, batch plan, loader (batches.py); weights (weights.py); then steps (steps.py).
 """
 
 from __future__ import annotations
@@ -12,18 +12,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
-import jax
 from jax.sharding import Mesh
 
-from seqgpt_jax.data.cache import ensure_cache
-from seqgpt_jax.data.loader import ExampleSource, Loader
-from seqgpt_jax.data.plan import BatchPlan, TaskSize
-from seqgpt_jax.data.rates import mixing_rates
-from seqgpt_jax.data.text_cache import ensure_text_cache
+from seqgpt_jax.data.plan import BatchPlan
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.recipe import EvaluationSettings, Recipe, Stage
+from seqgpt_jax.training.batches import SizedSource, make_loader, stage_sources, steps_of_stage
 from seqgpt_jax.training.checkpoints import StageCheckpoints, StageInfo, checkpoint_folder
 from seqgpt_jax.training.faults import BadSteps, full_disk_explained
 from seqgpt_jax.training.finished import Finished, read_finished
@@ -31,7 +26,6 @@ from seqgpt_jax.training.hosts import (
     agreed_signal,
     check_shared,
     first_alone,
-    first_to_see,
     from_main,
     is_main,
     main_alone,
@@ -53,14 +47,6 @@ from seqgpt_jax.training.step import make_train_step, state_shardings
 from seqgpt_jax.training.steps import compile_steps, run_steps
 from seqgpt_jax.training.weights import WeightSource, skeleton_of
 from seqgpt_jax.vocabulary import Vocabulary
-
-
-class SizedSource(ExampleSource, Protocol):
-    """What a stage trains on: a TaskCache, or anything like it."""
-
-    name: str
-    lengths: Any  # int32 [N, 2]: tokens, supervised tokens
-    stats: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -175,7 +161,7 @@ def _train_stage(run: _Run, index: int) -> Params | None:
     ended = read_finished(checkpoint_folder(run.run_dir, stage.name))
     if ended is not None and ended.is_end_of(stage.length):
         return None
-    sources = _sources(run, stage)
+    sources = stage_sources(run.recipe, stage, run.run_dir, progress=run.show_progress)
     loader = make_loader(sources, run.recipe, stage, row_share(run.mesh))
     num_steps = steps_of_stage(stage, loader.plan)
     if stage.steps is None and run.show_progress:
@@ -219,46 +205,7 @@ def _train_stage(run: _Run, index: int) -> Params | None:
     return state.result if best in (None, last) else None
 
 
-def _sources(run: _Run, stage: Stage) -> Sequence[SizedSource]:
-    """The token caches of a stage; what is missing is built by one process for all that see the same cache folder."""
-    spec, cache_dir = cache_spec(run.recipe, stage, run.run_dir / "tokenizer"), run.recipe.data.cache_path()
-    ensure = ensure_text_cache if stage.objective == "language_modelling" else ensure_cache
-    return first_alone(
-        "token cache",
-        first_to_see(cache_dir) == jax.process_index(),
-        lambda: ensure(spec, cache_dir, progress=run.show_progress),
-    )
-
-
 def _summary(run_dir: Path, stage: Stage) -> StageResult:
     """What process 0, which wrote the rows, makes of them."""
     fields = from_main(lambda: dataclasses.asdict(summarise_stage(run_dir, stage.name, stage.protocol)))
     return StageResult(**fields)
-
-
-def make_loader(
-    sources: Sequence[SizedSource], recipe: Recipe, stage: Stage, share: tuple[int, int] = (0, 1)
-) -> Loader:
-    """The batches of a stage; the rates are those of data/rates.py, by the number of examples.
-
-    share: which part of every step's rows this process makes, of how many.
-    """
-    sizes = {source.name: len(source) for source in sources}
-    rates = mixing_rates(sizes, stage.rate_cap, stage.temperature, stage.weights)
-    tasks = [TaskSize(source.name, source.lengths, rates[source.name]) for source in sources]
-    plan = BatchPlan(tasks, recipe.plan_config(stage), recipe.data.cache_path() / "plans")
-    return Loader(plan, sources, *share)
-
-
-def steps_of_stage(stage: Stage, plan: BatchPlan) -> int:
-    """The number of steps of a stage, which the batch plan tells where it is given in epochs or examples.
-
-    An epoch of a mixture is as many examples as its tasks have together. Tasks are drawn at their rates, so one whose
-    rate is above the others' comes more than once in it, and another not whole.
-    """
-    if stage.steps is not None:
-        return stage.steps
-    if stage.epochs is None:
-        assert stage.examples is not None, stage
-        return plan.steps_until(stage.examples)
-    return plan.steps_until(math.ceil(stage.epochs * sum(len(task.lengths) for task in plan.tasks)))

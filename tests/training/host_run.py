@@ -13,7 +13,7 @@ import pytest
 
 from seqgpt_jax.decoding.generate import generate
 from seqgpt_jax.recipe import CheckpointSettings, DataSettings, EvaluationSettings, MeshSettings, Recipe, Stage
-from seqgpt_jax.training import loop
+from seqgpt_jax.training import batches, loop
 from seqgpt_jax.training.checkpoints import load_run
 from seqgpt_jax.training.hosts import is_main
 from seqgpt_jax.training.loop import TrainResult, train
@@ -72,7 +72,7 @@ def run_toy(recipe: Recipe, run_dir: Path) -> TrainResult:
         return StartingPoint(vocabulary, CONFIG, None)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "ensure_cache", ensure_cache)
+        patch.setattr(batches, "ensure_cache", ensure_cache)
         patch.setattr(loop, "prepare_start", prepare_start)
         result = train(recipe, run_dir, evaluator=judge, config_text="seed = 1\n", show_progress=False)
     answers = answers_of(result.model)

@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from seqgpt_jax.data.loader import Loader  # noqa: F401 - so that the server has imported it
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.recipe import CheckpointSettings, DataSettings, MeshSettings, Recipe, Stage
-from seqgpt_jax.training import integrity, loop
+from seqgpt_jax.training import batches, integrity, loop
 from seqgpt_jax.training.checkpoints import checkpoint_folder
 from seqgpt_jax.training.journal import Journal
 from seqgpt_jax.training.signals import Interrupted, SignalWatch
@@ -112,9 +112,10 @@ def _train(run: ToyRun, progress: Any) -> None:
 
     vocabulary = train_tokenizer(["some text"], 300)
     sources = [ToySource("a", 60, seed=1), ToySource("b", 30, seed=2)]
-    patched: Any = loop
-    patched.ensure_cache = lambda spec, cache_dir, progress: sources
-    patched.prepare_start = lambda recipe, run_dir: StartingPoint(vocabulary, CONFIG, None)
+    caches: Any = batches
+    caches.ensure_cache = lambda spec, cache_dir, progress: sources
+    starts: Any = loop
+    starts.prepare_start = lambda recipe, run_dir: StartingPoint(vocabulary, CONFIG, None)
     if run.max_file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (run.max_file_bytes, resource.RLIM_INFINITY))
     if run.slow_save:

@@ -9,7 +9,7 @@ import pytest
 
 from seqgpt_jax.recipe import DataSettings, Recipe, Stage
 from seqgpt_jax.report import write_report
-from seqgpt_jax.training import loop
+from seqgpt_jax.training import batches, loop
 from seqgpt_jax.training.journal import read_rows
 from seqgpt_jax.training.loop import train
 from seqgpt_jax.training.stage_data import read_stage_data
@@ -36,7 +36,7 @@ def test_texts_first_then_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     vocabulary.save(tmp_path / "run" / "tokenizer")
     start = StartingPoint(vocabulary, dataclasses.replace(CONFIG, vocab_size=320), None)
     monkeypatch.setattr(loop, "prepare_start", lambda recipe, run_dir: start)
-    monkeypatch.setattr(loop, "ensure_cache", lambda spec, cache_dir, progress: [ToySource("tiny_ner")])
+    monkeypatch.setattr(batches, "ensure_cache", lambda spec, cache_dir, progress: [ToySource("tiny_ner")])
     result = train(recipe, tmp_path / "run", show_progress=False)
 
     first, second = read_rows(tmp_path / "run", "texts"), read_rows(tmp_path / "run", "answers")

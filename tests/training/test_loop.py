@@ -21,7 +21,7 @@ from seqgpt_jax.data.packing import RowShape
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.lora import LoraConfig
 from seqgpt_jax.recipe import CheckpointSettings, DataSettings, MeshSettings, Recipe, Stage
-from seqgpt_jax.training import loop, steps
+from seqgpt_jax.training import batches, loop, steps
 from seqgpt_jax.training.checkpoints import StageCheckpoints, checkpoint_folder, load_run, saved_stages
 from seqgpt_jax.training.faults import BadSteps
 from seqgpt_jax.training.finished import Finished
@@ -48,7 +48,7 @@ def toy_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Toy caches and a toy model in place of real ones."""
     vocabulary = train_tokenizer(["some text"], 300)
     sources = [ToySource("a", 60, seed=1), ToySource("b", 30, seed=2)]
-    monkeypatch.setattr(loop, "ensure_cache", lambda spec, cache_dir, progress: sources)
+    monkeypatch.setattr(batches, "ensure_cache", lambda spec, cache_dir, progress: sources)
     monkeypatch.setattr(loop, "prepare_start", lambda recipe, run_dir: StartingPoint(vocabulary, CONFIG, None))
 
 
@@ -72,11 +72,11 @@ def run(recipe: Recipe, run_dir: Path, **options: Any) -> TrainResult:
 
 def test_rates_of_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, float] = {}
-    monkeypatch.setattr(loop, "BatchPlan", lambda tasks, *_: given.update({task.name: task.rate for task in tasks}))
-    monkeypatch.setattr(loop, "Loader", lambda *_: None)
+    monkeypatch.setattr(batches, "BatchPlan", lambda tasks, *_: given.update({task.name: task.rate for task in tasks}))
+    monkeypatch.setattr(batches, "Loader", lambda *_: None)
     sources = [ToySource("a", 64, seed=1), ToySource("b_entities", 16, seed=2), ToySource("b_relation", 4, seed=3)]
     stage = Stage("one", "synthetic", 7, rate_cap=36, temperature=2.0, weights={"b": 3.0})
-    loop.make_loader(sources, toy_recipe(tmp_path), stage)
+    batches.make_loader(sources, toy_recipe(tmp_path), stage)
     assert given == {"a": 6.0, "b_entities": 12.0, "b_relation": 6.0}
 
 
@@ -85,8 +85,8 @@ def test_a_length_in_epochs_or_examples(tmp_path: Path, capsys: pytest.CaptureFi
     lengths = {"steps": 2, "examples": 40, "epochs": 1.5}
     stages = tuple(Stage(name, "synthetic", **{name: value}) for name, value in lengths.items())  # type: ignore[arg-type]
     recipe = toy_recipe(tmp_path, stages=stages, checkpoint=CheckpointSettings(every=100))
-    plan = loop.make_loader([ToySource("a", 60, seed=1), ToySource("b", 30, seed=2)], recipe, stages[0]).plan
-    steps_of = {stage.name: loop.steps_of_stage(stage, plan) for stage in stages}
+    plan = batches.make_loader([ToySource("a", 60, seed=1), ToySource("b", 30, seed=2)], recipe, stages[0]).plan
+    steps_of = {stage.name: batches.steps_of_stage(stage, plan) for stage in stages}
     assert steps_of == {"steps": 2, "examples": plan.steps_until(40), "epochs": plan.steps_until(135)}
     assert 1 < steps_of["examples"] < steps_of["epochs"] < 15
     result = train(recipe, tmp_path / "run")
