@@ -130,7 +130,6 @@ _PACKAGES = ("seqgpt_jax", "tasks")
 _APART = "seqgpt_jax.synthesis"  # its code is in the fingerprint of each dataset that it makes
 
 
-@functools.cache
 def preprocessing_fingerprint() -> str:
     """A hash of the source of _WIRING, of tasks/preprocessors.py, and of every module of ours that this needs."""
     return code_fingerprint(_PREPROCESSING, _WIRING)

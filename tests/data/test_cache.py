@@ -91,15 +91,17 @@ FINGERPRINTS = """
 import shutil, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from seqgpt_jax.data.cache import preprocessing_fingerprint
+from seqgpt_jax.data.cache import code_fingerprint, preprocessing_fingerprint
 print(preprocessing_fingerprint())
 for name in sys.argv[2:]:
     path = Path(sys.argv[1], name)
     content = path.read_text("utf-8")
     path.write_text(content.replace("\\u8f93\\u5165", "Input") + "# changed\\n", "utf-8")
-    print(preprocessing_fingerprint.__wrapped__())
+    code_fingerprint.cache_clear()
+    print(preprocessing_fingerprint())
     path.write_text(content, "utf-8")
-print(preprocessing_fingerprint.__wrapped__())
+code_fingerprint.cache_clear()
+print(preprocessing_fingerprint())
 """
 
 

@@ -50,7 +50,7 @@ def test_documents_come_out_as_they_went_in() -> None:
     loader = toy_loader()
     sources = loader._sources
     for step in (0, 5):
-        batch, rows = loader.batch(step), loader._plan.rows(step)
+        batch, rows = loader.batch(step), loader.plan.rows(step)
         for b, row in enumerate(rows):
             for segment, (task, index) in enumerate(row, start=1):
                 here = batch.segment_ids_BT[b] == segment
