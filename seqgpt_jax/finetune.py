@@ -12,12 +12,11 @@ from typing import Any
 
 from seqgpt_jax import hf
 from seqgpt_jax.configuration import load_recipe
-from seqgpt_jax.data.mixtures import find_folder_datasets
 from seqgpt_jax.data.own import OwnData
-from seqgpt_jax.evaluation import Evaluation, evaluate
-from seqgpt_jax.pipeline import run_recipe
+from seqgpt_jax.evaluation import Evaluation
+from seqgpt_jax.pipeline import evaluation_datasets, judge, run_recipe
 from seqgpt_jax.predictor import SeqGPT, model_directory
-from seqgpt_jax.recipe import EvaluationSettings, Recipe
+from seqgpt_jax.recipe import Recipe
 from seqgpt_jax.tables import text_table
 from seqgpt_jax.training.hosts import is_main
 
@@ -44,7 +43,7 @@ def finetune(own: OwnData, model: str, run_dir: Path, choices: Choices, **run: A
     UserError as from run_recipe and load_recipe.
     """
     recipe = finetune_recipe(own, model, choices)
-    before = judge(model, own, recipe)
+    before = judge(SeqGPT.from_pretrained(model), recipe, evaluation_datasets(recipe))
     after = run_recipe(recipe, run_dir, before={f"{name}{BEFORE}": each for name, each in before.items()}, **run)
     if is_main():
         print("\n".join(["\nBefore and after:", *(f"  {line}" for line in before_and_after(before, after))]))
@@ -75,17 +74,6 @@ def default_rate(width: int, lora: bool) -> float:
     Between them it falls with the square of the width, which has no other ground than those two points.
     """
     return 2e-4 if lora else min(1e-3, max(1e-5, 2e-5 * (1024 / width) ** 2))
-
-
-def judge(model: str, own: OwnData, recipe: Recipe) -> dict[str, Evaluation]:
-    """The recipe's evaluations of the model as it is given, by name."""
-    predictor = SeqGPT.from_pretrained(model)
-    datasets = find_folder_datasets(own.folder)
-
-    def judged(settings: EvaluationSettings) -> Evaluation:
-        return evaluate(predictor, datasets, settings.split, settings.limit)
-
-    return {settings.name: judged(settings) for settings in recipe.evaluations}
 
 
 def before_and_after(before: dict[str, Evaluation], after: dict[str, Evaluation]) -> list[str]:

@@ -48,7 +48,7 @@ def run_recipe(
     Raises UserError, before anything is trained, for a stage or an evaluation that cannot be run.
     """
     check_stages(recipe)
-    mixtures = {settings.name: _datasets(settings, recipe) for settings in recipe.evaluations}
+    mixtures = evaluation_datasets(recipe)
     result = train(
         recipe,
         run_dir,
@@ -60,12 +60,7 @@ def run_recipe(
         resume=resume,
     )
     predictor = SeqGPT(result.model, result.vocabulary, prompt_format=recipe.prompt.format)
-    sections: dict[str, Evaluation] = {}
-    for settings in recipe.evaluations:
-        sections[settings.name] = evaluate(
-            predictor, mixtures[settings.name], settings.split, settings.limit,
-            run_dir / "predictions" if is_main() else None, progress=is_main(),
-        )  # fmt: skip
+    sections = judge(predictor, recipe, mixtures, run_dir / "predictions" if is_main() else None)
     examples = [
         list(example_predictions(predictor, mixtures[settings.name], settings.split))
         for settings in recipe.evaluations[-1:]
@@ -85,16 +80,33 @@ def run_recipe(
     return sections
 
 
+def evaluation_datasets(recipe: Recipe) -> dict[str, list[Dataset]]:
+    """The datasets of the recipe's evaluations, by their names. UserError for a mixture that cannot be judged on."""
+    return {settings.name: _datasets(settings, recipe) for settings in recipe.evaluations}
+
+
+def judge(
+    predictor: SeqGPT, recipe: Recipe, mixtures: Mapping[str, list[Dataset]], predictions_dir: Path | None = None
+) -> dict[str, Evaluation]:
+    """The recipe's evaluations of a model, by name. mixtures: of evaluation_datasets."""
+    return {
+        settings.name: evaluate(
+            predictor, mixtures[settings.name], settings.split, settings.limit, predictions_dir, progress=is_main()
+        )
+        for settings in recipe.evaluations
+    }
+
+
 def make_evaluator(recipe: Recipe) -> Evaluator:
     """Judges a model during training as `seqgpt eval` would. UserError for a mixture that no stage can be judged on."""
     mixtures = {settings: _datasets(settings, recipe) for stage in recipe.stages for settings in stage.evaluations}
 
-    def judge(model: Decoder, vocabulary: Vocabulary, settings: EvaluationSettings) -> dict[str, float]:
+    def evaluator(model: Decoder, vocabulary: Vocabulary, settings: EvaluationSettings) -> dict[str, float]:
         predictor = SeqGPT(model, vocabulary, prompt_format=recipe.prompt.format)
         evaluation = evaluate(predictor, mixtures[settings], settings.split, settings.limit, progress=is_main())
         return evaluation.summary()
 
-    return judge
+    return evaluator
 
 
 def _datasets(settings: EvaluationSettings, recipe: Recipe) -> list[Dataset]:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from seqgpt_jax.data.convert import Description, hashed_split, to_records
+from seqgpt_jax.data.datasets import hash_file
 from seqgpt_jax.data.importers.documents import ReadOptions
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.records import DatasetMeta, read_meta, read_records, split_files, write_meta, write_records
+from seqgpt_jax.records import DatasetMeta, Record, read_meta, read_records, split_files, write_meta, write_records
 from seqgpt_jax.whole import whole_folder, write_text
 
 _SOURCE = "source.sha256"  # of the bytes that a folder was made of
@@ -77,24 +79,23 @@ def _write_splits(folder: Path, out: Path, share: float) -> None:
     meta, files = read_meta(folder), split_files(folder)
     if "train" not in files:
         raise UserError(f"{folder}: no train split, so nothing to learn from (it has: {', '.join(files) or 'none'})")
-    counts = {}
-    for split, path in files.items():
-        if split != "train" or "validation" in files:
-            counts[split] = write_records(out / f"{split}.jsonl", read_records(path, meta))
-    if "validation" not in files:
-        shares = (1.0 - share, share, 0.0)
-        for split in ("train", "validation"):
-            records = (r for r in read_records(files["train"], meta) if hashed_split(r.text, shares) == split)
-            counts[split] = write_records(out / f"{split}.jsonl", records)
-    for split in ("train", "validation"):
+    learnt, shares = ("train", "validation"), (1.0 - share, share, 0.0)
+
+    def records(split: str) -> Iterator[Record]:
+        if split in learnt and "validation" not in files:
+            return (each for each in read_records(files["train"], meta) if hashed_split(each.text, shares) == split)
+        return read_records(files[split], meta)
+
+    splits = (*learnt, *(split for split in files if split not in learnt))
+    counts = {split: write_records(out / f"{split}.jsonl", records(split)) for split in splits}
+    for split in learnt:
         if not counts[split]:
             raise UserError(f"{folder}: no record for {split} (give more records, or a {split} split of your own)")
-    order = {"train": 0, "validation": 1, "test": 2}
-    write_meta(out, replace(meta, splits=dict(sorted(counts.items(), key=lambda item: order.get(item[0], 3)))))
+    write_meta(out, replace(meta, splits=counts))
 
 
 def _fingerprint(source: Path) -> str:
     digest = hashlib.sha256()
     for path in [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(source)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+        digest.update(f"{path.relative_to(source)}\0{hash_file(path)}\n".encode())
     return digest.hexdigest()

@@ -28,6 +28,7 @@ from seqgpt_jax.models.architectures import config_from_dict, config_to_dict, ma
 from seqgpt_jax.models.decoder import Decoder, DecoderConfig
 from seqgpt_jax.training.code_version import code_version
 from seqgpt_jax.training.finished import Finished, read_finished, remove_finished, write_finished
+from seqgpt_jax.training.hosts import is_main
 from seqgpt_jax.training.integrity import ChecksummedPath, find_damage, warn_of_damage
 from seqgpt_jax.training.partitioning import Params, make_skeleton, place
 from seqgpt_jax.training.step import TrainState
@@ -81,7 +82,7 @@ class StageCheckpoints:
     ) -> None:
         folder = checkpoint_folder(run_dir, info.name).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:
+        if is_main():
             write_text(folder / "config.gin", config_text)
             said = {**asdict(info), "model": config_to_dict(info.model), "code": code_version()}
             write_json(folder / _STAGE_FILE, said)
@@ -130,13 +131,13 @@ class StageCheckpoints:
 
     def reopen(self) -> None:
         """Takes the mark of the stage's end away, because it trains on."""
-        if jax.process_index() == 0:
+        if is_main():
             remove_finished(self._folder)
 
     def finish(self, finished: Finished) -> None:
         """Waits for the last save, then marks the stage as over."""
         self.wait()
-        if jax.process_index() == 0:
+        if is_main():
             write_finished(self._folder, finished)
 
 
