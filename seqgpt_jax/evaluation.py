@@ -24,10 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from seqgpt_jax.answering import Answered
 from seqgpt_jax.data.datasets import Dataset, sample_records
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.metrics import DatasetScore, baseline_predictions, empty_predictions, score_dataset
-from seqgpt_jax.predictor import Answered, RecordPrediction
+from seqgpt_jax.predictor import RecordPrediction
 from seqgpt_jax.records import DatasetMeta, Record, record_to_dict
 from seqgpt_jax.whole import whole_file
 

@@ -13,19 +13,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from tqdm import tqdm
 
 from seqgpt_jax import hf
+from seqgpt_jax.answering import Answered, Answerer, DecodeConfig
 from seqgpt_jax.atomic import AtomicExample, ask_next, check_labels, recompose
-from seqgpt_jax.decoding.generate import generate
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.negatives import evaluation_questions
-from seqgpt_jax.prompt import Parsed, get_format
+from seqgpt_jax.prompt import get_format
 from seqgpt_jax.records import (
     ClassificationRecord,
     DatasetMeta,
@@ -34,7 +34,7 @@ from seqgpt_jax.records import (
     Span,
     Target,
 )
-from seqgpt_jax.vocabulary import EncodedPrompt, Vocabulary
+from seqgpt_jax.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,47 +58,11 @@ class Extraction:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """A question with its answer.
-
-    example: the question; its answer holds all that was said, labels that were not asked included.
-    raw: the text that the model wrote, without EOS; "" where the labels left no room for the text (see problems).
-    parsed: what the prompt format could read in it.
-    tokens_cut: prompt tokens that the end of the text lost to the limit.
-    """
-
-    example: AtomicExample
-    raw: str
-    parsed: Parsed
-    tokens_cut: int = 0
-
-    @property
-    def strings(self) -> tuple[str, ...]:
-        """Every span string of an extraction, once a label; () for a classification."""
-        answer = self.example.answer
-        return () if isinstance(answer, tuple) else tuple(text for spans in answer.values() for text in spans)
-
-    @property
-    def invented(self) -> tuple[str, ...]:
-        """The span strings that do not occur in the text."""
-        return tuple(string for string in self.strings if string not in self.example.text)
-
-
-@dataclass(frozen=True, slots=True)
 class RecordPrediction:
     """The record as predicted (a span that is not in the text has start = -1), and the answers behind it."""
 
     record: Record
     answered: tuple[Answered, ...]
-
-
-@dataclass(frozen=True)
-class DecodeConfig:
-    """Limits of greedy decoding."""
-
-    max_prompt_tokens: int = 1024  # a longer prompt loses the end of its text
-    max_new_tokens: int = 256  # a longer answer is cut off
-    batch_size: int = 64  # prompts decoded at once
 
 
 class SeqGPT:
@@ -112,9 +76,7 @@ class SeqGPT:
         prompt_format: str = "seqgpt_v1",
         decode: DecodeConfig | None = None,
     ) -> None:
-        self.model, self.vocabulary = model, vocabulary
-        self.format = get_format(prompt_format)
-        self.decode = decode or DecodeConfig()
+        self.answerer = Answerer(model, vocabulary, get_format(prompt_format), decode or DecodeConfig())
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], *, decode: DecodeConfig | None = None) -> SeqGPT:
@@ -226,9 +188,9 @@ class SeqGPT:
             return self._predict(records, metas, split, bar, strict=False)
 
     def answer_questions(self, examples: Sequence[AtomicExample], progress: bool = False) -> list[Answered]:
-        """Returns the answer to each question, in the order given. Questions with the same prompt are decoded once."""
+        """Returns the answer to each question, in the order given."""
         with tqdm(desc="questions", unit="q", disable=not progress, leave=False) as bar:
-            return self._answer(examples, bar, strict=False)
+            return self.answerer.answer(examples, bar, strict=False)
 
     def _predict(
         self, records: Sequence[Record], metas: Sequence[DatasetMeta], split: str, bar: tqdm | None, strict: bool
@@ -242,81 +204,13 @@ class SeqGPT:
                 for question in evaluation_questions(ask_next(records[i], metas[i], known, split)):
                     questions.append((i, question))
             unfinished = list(dict.fromkeys(i for i, _ in questions))
-            answers = self._answer([question for _, question in questions], bar, strict)
+            answers = self.answerer.answer([question for _, question in questions], bar, strict)
             for (i, _), answer in zip(questions, answers, strict=True):
                 answered[i].append(answer)
         return [
             RecordPrediction(recompose(record, meta, [answer.example for answer in given]), tuple(given))
             for record, meta, given in zip(records, metas, answered, strict=True)
         ]
-
-    def _answer(self, examples: Sequence[AtomicExample], bar: tqdm | None, strict: bool) -> list[Answered]:
-        """strict: labels that leave no room for the text, or that were answered unasked, are not let through."""
-        keys = [(example.kind, example.text, example.labels) for example in examples]
-        prompts = list(dict(zip(keys, examples, strict=True)).values())
-        encoded = self.vocabulary.encode_prompts(self.format, prompts, self.decode.max_prompt_tokens)
-        if bar is not None:
-            bar.total = (bar.total or 0) + len(prompts)
-            bar.refresh()
-        raw = [""] * len(prompts)
-        for kind in ("classify", "extract"):  # apart, as the answers of one kind end at about the same time
-            chosen = [(i, kept.ids) for i, kept in enumerate(encoded) if kept and prompts[i].kind == kind]
-            limits = [self._answer_limit(prompts[i], len(ids)) for i, ids in chosen]
-            for (i, _), text in zip(chosen, self._generate([ids for _, ids in chosen], limits, bar), strict=True):
-                raw[i] = text
-        by_key = {}
-        for prompt, written, kept in zip(prompts, raw, encoded, strict=True):
-            by_key[prompt.kind, prompt.text, prompt.labels] = self._read(prompt, written, kept, strict)
-        return [
-            replace(by_key[key], example=replace(example, answer=by_key[key].example.answer))
-            for key, example in zip(keys, examples, strict=True)
-        ]
-
-    def _answer_limit(self, question: AtomicExample, num_prompt_tokens: int) -> int:
-        """Tokens that are enough for any sensible answer, so that one that never ends does not hold up its batch.
-
-        A choice repeats a few of its labels; spans take each label once and hardly more than the text once.
-        """
-        if question.kind == "classify":
-            enough = min(num_prompt_tokens, max(64, 2 * max(map(len, question.labels))))
-        else:
-            enough = num_prompt_tokens + 4 * len(question.labels) + 16
-        return min(enough, self.decode.max_new_tokens)
-
-    def _generate(self, prompts: list[list[int]], limits: list[int], bar: tqdm | None) -> list[str]:
-        vocabulary = self.vocabulary
-        answers = generate(
-            self.model,
-            prompts,
-            max_new_tokens=limits,
-            eos_id=vocabulary.eos_id,
-            pad_id=vocabulary.pad_id,
-            batch_size=self.decode.batch_size,
-            progress=None if bar is None else _Advance(bar),
-        )
-        return vocabulary.decode_batch(answers)
-
-    def _read(self, question: AtomicExample, raw: str, encoded: EncodedPrompt | None, strict: bool) -> Answered:
-        if encoded is None and strict:  # raises: it names the labels' length
-            self.vocabulary.encode_prompt(
-                self.format, question.kind, question.text, question.labels, self.decode.max_prompt_tokens
-            )
-        parsed = self.format.parse(raw, question.kind, question.labels)
-        if encoded is None:
-            parsed = replace(parsed, problems=("the labels leave no room for the text",))
-        answer = parsed.answer if strict else parsed.full_answer
-        return Answered(replace(question, answer=answer), raw, parsed, encoded.tokens_cut if encoded else 0)
-
-
-class _Advance:
-    """Moves a bar on by what generate() has done since it last said so."""
-
-    def __init__(self, bar: tqdm) -> None:
-        self.bar, self.done = bar, 0
-
-    def __call__(self, done: int, total: int) -> None:
-        self.bar.update(done - self.done)
-        self.done = done
 
 
 # --- where a model lies ----------------------------------------------------------------------------------------------

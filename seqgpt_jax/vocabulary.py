@@ -47,10 +47,14 @@ _PROBE = "输入: The U.S. (2024)  naïve 北京，a\tb\n抽取: x，y\n输出: 
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """ids end in [GEN]. text_kept: what is left of the text after tokens_cut tokens were taken from its end."""
+    """ids end in [GEN]; the first num_text_ids are those of the text, which prompts about the same text share.
+
+    text_kept: what is left of the text after tokens_cut tokens were taken from its end.
+    """
 
     ids: list[int]
     text_kept: str
+    num_text_ids: int
     tokens_cut: int = 0
 
 
@@ -195,7 +199,7 @@ class Vocabulary:
         for i, (question, limit) in enumerate(zip(questions, limits, strict=True)):
             head, tail = ids[pieces[i][0]], ids[pieces[i][1]]
             if limit is None or len(head) + len(tail) + 1 <= limit:
-                encoded.append(EncodedPrompt([*head, *tail, self.gen_id], question.text))
+                encoded.append(EncodedPrompt([*head, *tail, self.gen_id], question.text, len(head)))
             else:
                 encoded.append(self._cut(pieces[i][0], question.text, len(head), tail, limit))
         return encoded
@@ -235,7 +239,9 @@ class Vocabulary:
                     break
         if not kept or len(ids) > room:
             kept, ids = self._start_of(frame, text, room)
-        return EncodedPrompt([*ids, *tail_ids, self.gen_id], kept, num_head_tokens - len(ids)) if kept else None
+        return (
+            EncodedPrompt([*ids, *tail_ids, self.gen_id], kept, len(ids), num_head_tokens - len(ids)) if kept else None
+        )
 
     def _start_of(self, frame: str, text: str, max_tokens: int) -> tuple[str, list[int]]:
         """The longest start of text that fits behind its frame and ends with a token, not in white space; all ids."""

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from seqgpt_jax.answering import Answered
 from seqgpt_jax.atomic import AtomicExample, decompose
 from seqgpt_jax.data.datasets import Dataset
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.evaluation import evaluate
 from seqgpt_jax.metrics import empty_predictions
-from seqgpt_jax.predictor import Answered, RecordPrediction
+from seqgpt_jax.predictor import RecordPrediction
 from seqgpt_jax.prompt import SEQGPT_V1, Parsed
 from seqgpt_jax.records import (
     ClassificationRecord,

@@ -59,7 +59,7 @@ def test_a_model_in_training_is_judged_as_by_seqgpt_eval(model_dir: Path) -> Non
     settings = EvaluationSettings("dev", "mini_held_out_en", limit=1)
     recipe = Recipe(stages=(Stage("one", "synthetic", 5, evaluations=(settings,)),))
     predictor = SeqGPT.from_pretrained(model_dir)
-    found = make_evaluator(recipe)(predictor.model, predictor.vocabulary, settings)
+    found = make_evaluator(recipe)(predictor.answerer.model, predictor.answerer.vocabulary, settings)
     assert found == evaluate(predictor, resolve_mixture("mini_held_out_en", None), "test", 1).summary()
 
 

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqgpt_jax import hf
-from seqgpt_jax import predictor as predictor_module
+from seqgpt_jax import answering, hf
+from seqgpt_jax.answering import DecodeConfig
 from seqgpt_jax.atomic import AtomicExample, decompose
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.metrics import empty_predictions, score_dataset
 from seqgpt_jax.models.bloom import Bloom, BloomConfig
 from seqgpt_jax.negatives import evaluation_questions
-from seqgpt_jax.predictor import Classification, DecodeConfig, Extraction, SeqGPT
+from seqgpt_jax.predictor import Classification, Extraction, SeqGPT
 from seqgpt_jax.prompt import SEQGPT_V1
 from seqgpt_jax.records import (
     ClassificationRecord,
@@ -73,7 +73,7 @@ class _Decoder:
 def with_oracle(monkeypatch: pytest.MonkeyPatch, vocabulary: Vocabulary) -> Callable[..., tuple[SeqGPT, _Decoder]]:
     def build(oracle: Oracle, **decode: int) -> tuple[SeqGPT, _Decoder]:
         decoder = _Decoder(vocabulary, oracle)
-        monkeypatch.setattr(predictor_module, "generate", decoder)
+        monkeypatch.setattr(answering, "generate", decoder)
         return SeqGPT(None, vocabulary, decode=DecodeConfig(**decode)), decoder  # type: ignore[arg-type]
 
     return build
@@ -330,8 +330,10 @@ def test_the_answers_are_those_of_a_plain_loop_without_cache(run_dir: Path, voca
     num_prompt = len(ids)
     while len(ids) < num_prompt + 6 and ids[-1] != vocabulary.eos_id:
         tokens_1T = jnp.asarray(ids, jnp.int32)[None]
-        hidden_1TD, _ = model.model(tokens_1T, jnp.arange(len(ids), dtype=jnp.int32)[None], jnp.ones_like(tokens_1T))
-        ids.append(int(model.model.head(hidden_1TD[:, -1]).argmax()))
+        hidden_1TD, _ = model.answerer.model(
+            tokens_1T, jnp.arange(len(ids), dtype=jnp.int32)[None], jnp.ones_like(tokens_1T)
+        )
+        ids.append(int(model.answerer.model.head(hidden_1TD[:, -1]).argmax()))
     written = vocabulary.decode(ids[num_prompt:])
     assert written
     assert model.answer_questions([question])[0].raw == written

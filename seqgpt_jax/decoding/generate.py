@@ -1,7 +1,7 @@
 """Greedy decoding with a KV cache: many prompts in, the tokens of their answers out.
 
-Prompts are sorted by length and padded on the left to one of few lengths, so that a handful of compiled programs
-serves any input and the last token of every prompt lies in the same column. Long prompts go in smaller batches, so that
+Prompts are sorted by length and padded behind their end to one of few lengths, so that a handful of compiled programs
+serves any input; each row goes on in the cache where its own prompt ended. Long prompts go in smaller batches, so that
 memory has a bound: the scores of attention grow with the square of the length. One program runs the prompts and then
 decodes until every row is done; nothing returns to Python between tokens.
 
@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.experimental.multihost_utils import assert_equal, process_allgather
+from jax.experimental.multihost_utils import assert_equal
 
+from seqgpt_jax.decoding.batching import bucket, next_batch, on_host, padded, power_of_two
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.decoder import Decoder, KVCache, init_cache
 
@@ -47,23 +48,21 @@ def generate(
     graph, params = nnx.split(model)
     if not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(params)):
         assert_equal(np.uint32(zlib.crc32(repr((prompts, limits)).encode())), "the processes have different prompts")
+    lengths = [len(prompt) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), limits[i]))
     answers: list[list[int]] = [[] for _ in prompts]
     num_done = 0
     while num_done < len(order):
-        indices = _next_batch(order[num_done : num_done + batch_size], prompts)
+        indices = next_batch(order[num_done:], lengths, batch_size)
         num_done += len(indices)
-        rows = _left_padded([prompts[i] for i in indices], [limits[i] for i in indices], pad_id)
-        num_new = _bucket(max(limits[i] for i in indices))
-        tokens_BA = _on_host(_decode(graph, params, rows, num_new, eos_id, pad_id))
+        rows = _padded([prompts[i] for i in indices], [limits[i] for i in indices], pad_id)
+        num_new = bucket(max(limits[i] for i in indices))
+        tokens_BA = on_host(_decode(graph, params, rows, num_new, eos_id, pad_id))
         for i, tokens_A in zip(indices, tokens_BA, strict=False):  # the batch may hold rows of padding at its end
             answers[i] = _up_to_eos(tokens_A[: limits[i]].tolist(), eos_id)
         if progress is not None:
             progress(num_done, len(order))
     return answers
-
-
-MAX_BATCH_TOKENS = 2**14  # of the padded prompts of a batch
 
 
 class _Rows(NamedTuple):
@@ -72,38 +71,13 @@ class _Rows(NamedTuple):
     limits_B: np.ndarray
 
 
-def _next_batch(indices: list[int], prompts: Sequence[Sequence[int]]) -> list[int]:
-    """As many of the first prompts, which are sorted by length, as the memory bound lets through: at least one."""
-    num_rows = len(indices)
-    while num_rows > 1 and _power_of_two(num_rows) * _bucket(len(prompts[indices[num_rows - 1]])) > MAX_BATCH_TOKENS:
-        num_rows = _power_of_two(num_rows) // 2
-    return indices[:num_rows]
-
-
-def _left_padded(prompts: Sequence[Sequence[int]], limits: Sequence[int], pad_id: int) -> _Rows:
-    num_rows, num_columns = _power_of_two(len(prompts)), _bucket(max(map(len, prompts)))
-    tokens_BT = np.full((num_rows, num_columns), pad_id, np.int32)
+def _padded(prompts: Sequence[Sequence[int]], limits: Sequence[int], pad_id: int) -> _Rows:
+    num_rows, num_columns = power_of_two(len(prompts)), bucket(max(map(len, prompts)))
+    tokens_BT = padded(prompts, num_rows, num_columns, pad_id)
     lengths_B, limits_B = np.zeros((2, num_rows), np.int32)
-    for row, prompt in enumerate(prompts):
-        tokens_BT[row, num_columns - len(prompt) :] = prompt
     lengths_B[: len(prompts)] = [len(prompt) for prompt in prompts]
     limits_B[: len(prompts)] = limits
     return _Rows(tokens_BT, lengths_B, limits_B)
-
-
-def _power_of_two(number: int) -> int:
-    return 1 << (number - 1).bit_length()
-
-
-def _bucket(length: int) -> int:
-    """The next multiple of 32, above 256 of an eighth of the next power of two: never more than a quarter too long."""
-    step = max(32, _power_of_two(length) // 8)
-    return -(-length // step) * step
-
-
-def _on_host(array: jax.Array) -> np.ndarray:
-    """The whole of an array, which may lie on the devices of several processes: all of them must ask for it."""
-    return np.asarray(array if array.is_fully_addressable else process_allgather(array, tiled=True))
 
 
 def _up_to_eos(tokens: list[int], eos_id: int) -> list[int]:
@@ -125,14 +99,11 @@ def _decode(
     model = nnx.merge(graph, params)
     tokens_BT, lengths_B, limits_B = (jnp.asarray(x) for x in rows)
     num_rows, num_columns = tokens_BT.shape
-    starts_B1 = (num_columns - lengths_B)[:, None]
-    columns_1T = jnp.arange(num_columns, dtype=jnp.int32)[None, :]
-    segment_ids_BT = (columns_1T >= starts_B1).astype(jnp.int32)
-    last_B1 = jnp.full((num_rows, 1), num_columns - 1, jnp.int32)
+    columns_BT = jnp.broadcast_to(jnp.arange(num_columns, dtype=jnp.int32), tokens_BT.shape)
+    segment_ids_BT = (columns_BT < lengths_B[:, None]).astype(jnp.int32)
+    last_B1 = jnp.maximum(lengths_B - 1, 0)[:, None]
     empty = init_cache(model.config, num_rows, num_columns + num_new)
-    hidden_B1D, cache = model(
-        tokens_BT, jnp.maximum(columns_1T - starts_B1, 0), segment_ids_BT, empty, outputs_BS=last_B1
-    )
+    hidden_B1D, cache = model(tokens_BT, columns_BT, segment_ids_BT, empty, outputs_BS=last_B1)
     assert cache is not None
 
     def choose(hidden_B1D: jax.Array) -> jax.Array:
@@ -153,7 +124,7 @@ def _decode(
         next_B=choose(hidden_B1D),
         done_B=limits_B <= 0,
         answers_BA=jnp.full((num_rows, num_new), pad_id, jnp.int32),
-        cache=cache,
+        cache=cache._replace(lengths_B=lengths_B),
     )
     return jax.lax.while_loop(lambda state: ~state.done_B.all(), step, start).answers_BA
 

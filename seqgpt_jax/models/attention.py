@@ -27,17 +27,20 @@ _QUERY_BLOCK, _MAX_BLOCKS = 64, 4  # tokens; a long row has larger blocks, or co
 class TokenLayout(NamedTuple):
     """What decides which keys a query sees: same segment, and a slot that is not later than its own.
 
-    So padding sees padding, and every query sees something: itself. Order is by slot, not by position, so a trie of
-    labels can give several tokens the same position.
+    So padding sees padding, and every query sees something: itself. Order is by slot, not by position: several tokens
+    of a trie of labels have the same position.
     """
 
     query_segments_BT: jax.Array  # 0 is padding
     key_segments_BK: jax.Array  # 0 is padding, or an empty cache slot
     key_positions_BK: jax.Array  # place within the segment, for ALiBi
     query_slots_BT: jax.Array  # the key slot of each query token; [1, T] when every row has the same
+    visible_BTK: jax.Array | None = None  # bool, in place of that rule where it is given
 
     def visible(self) -> jax.Array:
         """bool BTK: whether the query sees the key."""
+        if self.visible_BTK is not None:
+            return self.visible_BTK
         slots_11K = jnp.arange(self.key_segments_BK.shape[1], dtype=jnp.int32)[None, None, :]
         same_BTK = self.query_segments_BT[:, :, None] == self.key_segments_BK[:, None, :]
         return (slots_11K <= self.query_slots_BT[:, :, None]) & same_BTK

@@ -77,21 +77,24 @@ def embedding_rows(num_ids: int) -> int:
 
 
 class KVCache(NamedTuple):
-    """Keys and values of the tokens seen so far. A call with T tokens fills slots length .. length+T of every row."""
+    """Keys and values of the tokens seen so far. A call with T tokens fills slots length .. length+T of each row.
+
+    A row is cut back by making its length smaller: what lies behind is written over, and seen by nothing before that.
+    """
 
     keys_LBGKH: jax.Array  # heads before slots: a decoding step then reads a head's keys in one piece
     values_LBGKH: jax.Array
     positions_BK: jax.Array  # int32
     segment_ids_BK: jax.Array  # int32, 0 is padding or not yet written
-    length: jax.Array  # int32 scalar: the next slot
+    lengths_B: jax.Array  # int32: the next slot of each row
 
 
 def init_cache(config: DecoderConfig, batch: int, num_slots: int) -> KVCache:
-    """An empty cache for `batch` rows of at most `num_slots` tokens. Writing past the end is the caller's error."""
+    """An empty cache for `batch` rows of at most `num_slots` tokens; what would lie past the end is not kept."""
     shape = (config.num_layers, batch, config.num_kv_heads, num_slots, config.head_dim)
     empty = jnp.zeros(shape, config.compute_dtype)
     slots_BK = jnp.zeros((batch, num_slots), jnp.int32)
-    return KVCache(empty, empty, slots_BK, slots_BK, jnp.zeros((), jnp.int32))
+    return KVCache(empty, empty, slots_BK, slots_BK, jnp.zeros(batch, jnp.int32))
 
 
 Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -135,26 +138,29 @@ class Decoder(nnx.Module):
         segment_ids_BT: jax.Array,
         cache: KVCache | None = None,
         outputs_BS: jax.Array | None = None,
+        visible_BTK: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
         """Final hidden states BTD in the compute dtype, and the cache with these tokens added (None without one).
 
         positions_BT counts from 0 within a token's own segment; segment id 0 is padding, which sees and is seen by
-        nothing that matters. With a cache, the tokens go to slots cache.length onwards, in every row alike.
+        nothing that matters. With a cache, a row's tokens go to its slots from cache.lengths_B onwards.
         outputs_BS are indices into T of the tokens whose hidden states are wanted (BSD then). An unrolled model
-        computes no more than their keys and values for the others in its last block.
+        computes no more than their keys and values for the others in its last block. visible_BTK says which of the
+        cache's K slots a token sees, itself included, where that is not every slot before its own (a trie of labels).
         """
         x_BTD = self.embed(tokens_BT)
         slots_1T = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None, :]
         if cache is None:
             layout = TokenLayout(segment_ids_BT, segment_ids_BT, positions_BT, slots_1T)
         else:
-            start = cache.length
+            slots_BT = cache.lengths_B[:, None] + slots_1T
+            rows_B1 = jnp.arange(tokens_BT.shape[0])[:, None]
             cache = cache._replace(
-                positions_BK=jax.lax.dynamic_update_slice(cache.positions_BK, positions_BT, (0, start)),
-                segment_ids_BK=jax.lax.dynamic_update_slice(cache.segment_ids_BK, segment_ids_BT, (0, start)),
-                length=start + tokens_BT.shape[1],
+                positions_BK=cache.positions_BK.at[rows_B1, slots_BT].set(positions_BT, mode="drop"),
+                segment_ids_BK=cache.segment_ids_BK.at[rows_B1, slots_BT].set(segment_ids_BT, mode="drop"),
+                lengths_B=cache.lengths_B + tokens_BT.shape[1],
             )
-            layout = TokenLayout(segment_ids_BT, cache.segment_ids_BK, cache.positions_BK, start + slots_1T)
+            layout = TokenLayout(segment_ids_BT, cache.segment_ids_BK, cache.positions_BK, slots_BT, visible_BTK)
         sight = _Sight(layout, self.rotation(positions_BT))
         if self._unrolled():
             x_BTD, cache = self._run_unrolled(x_BTD, sight, cache, outputs_BS)
@@ -237,6 +243,7 @@ class _Sight(NamedTuple):
         layout = self.layout._replace(
             query_segments_BT=select(self.layout.query_segments_BT),
             query_slots_BT=select(jnp.broadcast_to(self.layout.query_slots_BT, batch_and_tokens)),
+            visible_BTK=None if self.layout.visible_BTK is None else select(self.layout.visible_BTK),
         )
         return _Sight(layout, self.rotation and (select(self.rotation[0]), select(self.rotation[1])))
 
@@ -299,11 +306,13 @@ def _at(outputs_BS: jax.Array) -> Select:
 def _extend(
     cache: KVCache, index: jax.Array | int, key_BTGH: jax.Array, value_BTGH: jax.Array
 ) -> tuple[KVCache, jax.Array, jax.Array]:
-    # cache.length already counts the new tokens; their slots are the last T of it.
-    place = (index, 0, 0, cache.length - key_BTGH.shape[1], 0)
+    num_rows, num_tokens = key_BTGH.shape[:2]
+    rows_B1 = jnp.arange(num_rows)[:, None]
+    # lengths_B already counts the new tokens; their slots are the last T of it.
+    slots_BT = (cache.lengths_B - num_tokens)[:, None] + jnp.arange(num_tokens)[None, :]
 
     def written(stored_LBGKH: jax.Array, new_BTGH: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_slice(stored_LBGKH, new_BTGH.swapaxes(1, 2)[None], place)
+        return stored_LBGKH.at[index, rows_B1, :, slots_BT].set(new_BTGH, mode="drop", unique_indices=True)
 
     def layer_BKGH(stored_LBGKH: jax.Array) -> jax.Array:
         return jax.lax.dynamic_index_in_dim(stored_LBGKH, index, keepdims=False).swapaxes(1, 2)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from seqgpt_jax.decoding.generate import _bucket, _decode, generate
+from seqgpt_jax.decoding.batching import bucket
+from seqgpt_jax.decoding.generate import _decode, generate
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.bloom import Bloom
 from seqgpt_jax.models.decoder import init_cache
@@ -76,11 +77,11 @@ def test_long_prompts_go_in_smaller_batches(model: Bloom, monkeypatch: pytest.Mo
         return _decode(graph, params, rows, *rest)
 
     monkeypatch.setattr("seqgpt_jax.decoding.generate._decode", watched)
-    monkeypatch.setattr("seqgpt_jax.decoding.generate.MAX_BATCH_TOKENS", 200)
+    monkeypatch.setattr("seqgpt_jax.decoding.batching.MAX_BATCH_TOKENS", 200)
     assert generate(model, prompts, max_new_tokens=4, eos_id=EOS, pad_id=PAD) == whole
     assert shapes == [(2, 32), (2, 96), (2, 96), (1, 96)]
     shapes.clear()
-    monkeypatch.setattr("seqgpt_jax.decoding.generate.MAX_BATCH_TOKENS", 8)  # less than any prompt: one at a time
+    monkeypatch.setattr("seqgpt_jax.decoding.batching.MAX_BATCH_TOKENS", 8)  # less than any prompt: one at a time
     assert generate(model, prompts, max_new_tokens=4, eos_id=EOS, pad_id=PAD) == whole
     assert len(shapes) == 7
 
@@ -91,8 +92,8 @@ def test_few_programs_serve_any_length(model: Bloom) -> None:
         generate(model, _prompts(20, longest=60, seed=seed), max_new_tokens=4, eos_id=EOS, pad_id=PAD, batch_size=8)
     assert _decode._cache_size() <= 4  # two lengths, two sizes of batch
     lengths = range(1, 5000)
-    assert all(length <= _bucket(length) <= max(length + 31, 1.25 * length) for length in lengths)
-    assert len({_bucket(length) for length in lengths}) <= 26
+    assert all(length <= bucket(length) <= max(length + 31, 1.25 * length) for length in lengths)
+    assert len({bucket(length) for length in lengths}) <= 26
 
 
 def test_user_errors(model: Bloom) -> None:
