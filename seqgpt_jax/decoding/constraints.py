@@ -254,7 +254,9 @@ def allowed(tables: TextTables, stream_F: jax.Array, state: State, limit: jax.Ar
     alive_E = in_buffer_E & state.alive_N[jnp.maximum(start_E, 0)]
     is_none_E = start_E == tables.none_start
     tabbed_E = kind_E == TABBED
-    after = _Bound(jnp.where(tabbed_E, ended_start, state.last_start), jnp.where(tabbed_E, state.num_bytes, state.last_bytes))
+    after = _Bound(
+        jnp.where(tabbed_E, ended_start, state.last_start), jnp.where(tabbed_E, state.num_bytes, state.last_bytes)
+    )
     can_grow_E = _can_become_span(tables, start_E, total_E, after)
     inside_E = (kind_E == INSIDE) & alive_E & can_grow_E & ~(tight & can_end)
     ended_E = (kind_E == ENDED) & alive_E & _is_span(tables, start_E, total_E, state)

@@ -184,7 +184,9 @@ class _Batch:
         self.texts = list(texts)
         self.tails = [list(p.ids[p.num_text_ids :] if self.shared else p.ids) for p in prompts]
         # "label: None\n" throughout: a mark in the stream stands for ` None` and the line's end
-        none_throughout = max(len(stream) + len(prompt.labels) for stream, prompt in zip(streams, prompts, strict=False))
+        none_throughout = max(
+            len(stream) + len(prompt.labels) for stream, prompt in zip(streams, prompts, strict=False)
+        )
         self.num_first = 1 if block == 1 else min(_steps(none_throughout), _MAX_FIRST)
 
     def run(self, graph: nnx.GraphDef[Decoder], params: nnx.State) -> list[Copied]:
@@ -218,9 +220,7 @@ class _Batch:
             texts = padded(self.texts, len(lengths), num_text_slots, self.pad_id)
             cache = _read_texts(graph, params, texts, lengths)
         num_slots = _steps(num_text_slots + tails.shape[1] + 3 * self.block)
-        return _first(
-            graph, params, self.rows, cache, tails, tail_lengths, num_slots, self.num_first, self.pad_id
-        )
+        return _first(graph, params, self.rows, cache, tails, tail_lengths, num_slots, self.num_first, self.pad_id)
 
     def _answers(self, progress: _Progress, rows: Sequence[int], prompt_R: np.ndarray) -> dict[int, Copied]:
         written = _Written(*(on_host(array) for array in progress.written))
@@ -284,9 +284,7 @@ def _span_probabilities(written: _Written) -> tuple[float, ...]:
 
 
 @functools.partial(jax.jit, static_argnames="graph")
-def _read_texts(
-    graph: nnx.GraphDef[Decoder], params: nnx.State, tokens_PT: jax.Array, lengths_P: jax.Array
-) -> KVCache:
+def _read_texts(graph: nnx.GraphDef[Decoder], params: nnx.State, tokens_PT: jax.Array, lengths_P: jax.Array) -> KVCache:
     model = nnx.merge(graph, params)
     cache = init_cache(model.config, *tokens_PT.shape)
     columns_PT = jnp.broadcast_to(jnp.arange(tokens_PT.shape[1], dtype=jnp.int32), tokens_PT.shape)
@@ -409,7 +407,13 @@ def _look_ahead(tables: TextTables, rows: _Rows, state: State, width: int, pad_i
             token = jnp.where(is_choice(now.forced), tables.tokens_U[chosen], jnp.maximum(now.forced, 0))
             after, kind = advance(tables, state, now, chosen)
             return after, _Ahead(
-                jnp.where(is_over(now.forced), pad_id, token), chosen, kind, now.forced, now.tokens_U, now.ends_span_U, state
+                jnp.where(is_over(now.forced), pad_id, token),
+                chosen,
+                kind,
+                now.forced,
+                now.tokens_U,
+                now.ends_span_U,
+                state,
             )
 
         return jax.lax.scan(step, state, None, length=width)[1]
@@ -474,7 +478,9 @@ def _accept(
             *(old.at[rows_R1, slots_RW].set(x, mode="drop") for old, x in zip(progress.written, new, strict=True))
         ),
         num_written_R=progress.num_written_R + said_RW.sum(axis=1),
-        done_R=jax.vmap(lambda stream_F, place: is_over(stream_F[place]))(jnp.asarray(rows.stream_RF), state.stream_place),
+        done_R=jax.vmap(lambda stream_F, place: is_over(stream_F[place]))(
+            jnp.asarray(rows.stream_RF), state.stream_place
+        ),
     )
 
 
