@@ -9,7 +9,6 @@ A folder holds ``tokenizer.json`` and ``tokenizer_config.json``, as transformers
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -226,7 +225,6 @@ class Vocabulary:
     def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
         return self._tokenizer.decode_batch([list(map(int, ids)) for ids in sequences], skip_special_tokens=True)
 
-    @functools.cached_property
     def token_bytes(self) -> list[bytes | None]:
         """The bytes of each id; None for special tokens. A token may be part of a character."""
         found: list[bytes | None] = [None] * self.size

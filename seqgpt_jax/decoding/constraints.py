@@ -1,12 +1,12 @@
 """What an extraction may say: for each asked label `None`, or spans that are substrings of this very text.
 
-    label: span<TAB>span\n        the strings of a label in the order of their first occurrence, longer first, none twice
+    label: span<TAB>span\n          the strings of a label in the order of their first occurrence, longer first
 
-The automaton works on bytes, so a span may begin and end inside a token of the prompt. It is a set of spans under way:
-all the places where what was written of the current span occurs. A string is told from its equals by where it first
-occurs, hence "in text order" and "no string twice" are one rule on (start, length), and need no memory of what was said.
-`compile_text` lists on the host, once a text, every token that may ever come next and from where; `allowed` and
-`advance` say on the device what it may be now.
+The automaton works on bytes, so a span may begin and end inside a token of the prompt. Its state is the set of places
+where what was written of the current span occurs. A string is known by where it first occurs, hence "in text order" and
+"no string twice" are one rule on (start, length), and no memory of what was said is needed. `compile_text` lists on the
+host, once a text, every token that may ever come next and from where; `allowed` and `advance` say on the device what
+may come now.
 
 `None` is a span too: it stands behind the text in the buffer, may be the first span of a label, and ends the line.
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,9 @@ INSIDE, SPACED, TABBED, ENDED = range(4)
 FORCED = -1  # a token that is no choice: label names, colons
 _NONE, _TAB, _SPACE, _LINE_END = NONE.encode(), TAB.encode(), b" ", b"\n"
 _ANSWER, _STOP = -1, -2  # in a stream of forced tokens: the model answers here; nothing more is to be said
+
+
+Array: TypeAlias = jax.Array | np.ndarray
 
 
 class TokenBytes:
@@ -66,19 +69,19 @@ class TokenBytes:
 class TextTables(NamedTuple):
     """What a text allows, as arrays; rows of a batch are stacked in front."""
 
-    tokens_U: np.ndarray  # ids, ascending
-    edge_place_E: np.ndarray  # INSIDE and ENDED: where the span under way has got to; else where the next one starts
-    edge_bytes_E: np.ndarray  # bytes of the text that the token takes; -1 where there is no edge
-    edge_kind_E: np.ndarray
-    edge_token_E: np.ndarray  # index into tokens_U
-    ends_through_N: np.ndarray  # how many places up to this one a span may end at
-    min_bytes_N: np.ndarray  # of a span that starts here: a shorter string occurs earlier, and means that place
-    region_end_N: np.ndarray  # the last place that a span from here may reach; -1 where none may start
-    says_none_N: np.ndarray  # whether the four bytes from here are "None", which is no span
-    guess_N: np.ndarray  # the token, as an index into tokens_U, that goes on or ends a span most likely
-    first_guess_N: np.ndarray  # the same where the span starts here
-    none_start: np.ndarray  # scalar: where the buffer's own `None` starts
-    none_guess: np.ndarray  # scalar: the token that starts it
+    tokens_U: Array  # ids, ascending
+    edge_place_E: Array  # INSIDE and ENDED: where the span under way has got to; else where the next one starts
+    edge_bytes_E: Array  # bytes of the text that the token takes; -1 where there is no edge
+    edge_kind_E: Array
+    edge_token_E: Array  # index into tokens_U
+    ends_through_N: Array  # how many places up to this one a span may end at
+    min_bytes_N: Array  # of a span that starts here: a shorter string occurs earlier, and means that place
+    region_end_N: Array  # the last place that a span from here may reach; -1 where none may start
+    says_none_N: Array  # whether the four bytes from here are "None", which is no span
+    guess_N: Array  # the token, as an index into tokens_U, that goes on or ends a span most likely
+    first_guess_N: Array  # the same where the span starts here
+    none_start: Array  # scalar: where the buffer's own `None` starts
+    none_guess: Array  # scalar: the token that starts it
 
 
 def compile_text(text: str, tokens: TokenBytes) -> TextTables:
@@ -129,7 +132,7 @@ def compile_text(text: str, tokens: TokenBytes) -> TextTables:
         np.asarray([data[place : place + 4] == _NONE and place < none_start for place in range(size + 1)]),
         guess.astype(np.int32),
         longest.astype(np.int32),
-        np.int32(none_start),
+        np.asarray(none_start, np.int32),
         _longest_by_place(np.zeros_like(place_E), bytes_E, token_E, from_none, 1)[0].astype(np.int32),
     )
 
@@ -238,7 +241,7 @@ def is_over(forced: jax.Array) -> jax.Array:
     return forced == _STOP
 
 
-def allowed(tables: TextTables, stream_F: jax.Array, state: State, limit: jax.Array) -> Allowed:
+def allowed(tables: TextTables, stream_F: Array, state: State, limit: Array) -> Allowed:
     """limit: chosen tokens after which a span ends where it can, and no further one begins."""
     places_N = jnp.arange(tables.min_bytes_N.shape[0])
     may_end_N = state.alive_N & _is_span(tables, places_N, state.num_bytes, state)
