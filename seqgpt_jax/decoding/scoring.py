@@ -7,7 +7,7 @@ itself. The prompt is run once, a small trie along with it; each pass after that
     one label       softmax over the scores of "card\\n", "card fee\\n", ...
     several labels  behind a choice of A: C is next with P("A，C，") + P("A，C\\n"), the answer ends with P("A\\n")
 
-Shapes: B rows, T tokens of a call, K cache slots, M those behind the prompt, W trie nodes of a call, S hidden states
+Shapes: B rows, T tokens of a call, K cache slots, W trie nodes of a call, S hidden states
 that are wanted, C children of a node, D width, V vocabulary.
 """
 
@@ -36,7 +36,7 @@ from seqgpt_jax.vocabulary import EncodedPrompt, Vocabulary
 
 _BEST_NODES = 16  # nodes a row in a pass that looks for the best label: what hardly takes longer than one token would
 _MAX_NODES = 1024  # nodes a row in any pass
-_FIRST_SLOTS = 64  # behind the prompt; doubled where a row needs more
+_SLOTS = 128  # a cache has a multiple of it; half of it is behind the prompt to begin with
 _MAX_LOGITS = 2**26  # float32 logits at once: 256 MiB
 
 
@@ -271,32 +271,30 @@ class _Call(NamedTuple):
     positions_BT: np.ndarray
     lengths_B: np.ndarray  # prompt tokens; 0 for a row that fills the batch
     used_B: np.ndarray  # slots in use before this call
-    sees_BWM: np.ndarray  # bool: the slots behind the prompt that a node sees
+    sees_BWK: np.ndarray  # bool: the slots that a node sees, counted from the end of the prompt
     outputs_BS: np.ndarray  # columns whose hidden states are wanted
     children_BSC: np.ndarray  # tokens whose log-probabilities are wanted there
 
 
 def _run(graph: nnx.GraphDef[Decoder], params: nnx.State, batch: list[_Row], pad_id: int) -> list[Choice]:
     """Evaluates what the rows' searches ask for until each has its choice."""
-    rows = batch
-    num_rows, num_prompt = power_of_two(len(rows)), bucket(max(len(row.prompt) for row in rows))
-    num_slots, num_children = _FIRST_SLOTS, 8
+    rows, num_rows, num_slots = batch, power_of_two(len(batch)), 0
+    num_prompt = bucket(max(len(row.prompt) for row in rows))
     cache: KVCache | None = None
     while any(row.nodes for row in rows):
         active = [i for i, row in enumerate(rows) if row.nodes]
-        needed = power_of_two(max(row.num_slots + len(row.nodes) for row in rows))
+        behind = power_of_two(max(_SLOTS // 2, *(row.num_slots + len(row.nodes) for row in rows)))
+        needed = max(num_slots, -(-(num_prompt + behind) // _SLOTS) * _SLOTS)
         few = 4 * len(active) <= num_rows  # not at half: each size of a batch is one more program to compile
         if cache is not None and (few or needed > num_slots):
             kept = np.arange(num_rows)
             if few:
                 rows, num_rows = [rows[i] for i in active], power_of_two(len(active))
                 kept = np.resize(active, num_rows)
-            cache = _resized(cache, kept, num_prompt + max(num_slots, needed))
-        num_slots = max(num_slots, needed)
-        widest = max(len(row.trie.children[node]) for row in rows for node in row.nodes)
-        num_children = max(num_children, power_of_two(widest))
-        call = _lay_out(rows, num_rows, num_slots, num_children, pad_id, first=cache is None)
-        log_probs, cache = _evaluate(graph, params, cache, call, num_prompt + num_slots)
+            cache = _resized(cache, kept, needed)
+        num_slots = needed
+        call = _lay_out(rows, num_rows, num_slots, pad_id, first=cache is None)
+        log_probs, cache = _evaluate(graph, params, cache, call)
         for row, log_probs_SC in zip(rows, on_host(log_probs), strict=False):
             for node, log_probs_C in zip(row.nodes, log_probs_SC.tolist(), strict=False):
                 row.trie.learn(node, log_probs_C[: len(row.trie.children[node])])
@@ -307,15 +305,16 @@ def _run(graph: nnx.GraphDef[Decoder], params: nnx.State, batch: list[_Row], pad
     return choices
 
 
-def _lay_out(rows: list[_Row], num_rows: int, num_slots: int, num_children: int, pad_id: int, first: bool) -> _Call:
+def _lay_out(rows: list[_Row], num_rows: int, num_slots: int, pad_id: int, first: bool) -> _Call:
     """Gives the nodes their slots, and says where all goes. In the first call the root is the prompt's last column."""
     num_outputs = power_of_two(max(len(row.nodes) for row in rows))
     if not first:
         num_outputs = max(num_outputs, _BEST_NODES)
     num_columns = bucket(max(len(row.prompt) + len(row.nodes) - 1 for row in rows)) if first else num_outputs
+    num_children = power_of_two(max(8, *(len(row.trie.children[node]) for row in rows for node in row.nodes)))
     tokens, positions = [], []
     lengths_B, used_B = np.zeros((2, num_rows), np.int32)
-    sees_BWM = np.zeros((num_rows, num_outputs, num_slots), bool)
+    sees_BWK = np.zeros((num_rows, num_outputs, num_slots), bool)
     children_BSC = np.zeros((num_rows, num_outputs, num_children), np.int32)
     outputs_BS = np.broadcast_to(np.arange(num_outputs, dtype=np.int32), (num_rows, num_outputs)).copy()
     for i, row in enumerate(rows):
@@ -330,7 +329,7 @@ def _lay_out(rows: list[_Row], num_rows: int, num_slots: int, num_children: int,
             if trie.slots[node] is None and node != ROOT:
                 trie.slots[node] = row.num_slots  # else it is here again for a new child's sake, and nothing sees it
             row.num_slots += 1
-            sees_BWM[i, w, trie.path_slots(node)] = True
+            sees_BWK[i, w, trie.path_slots(node)] = True
         for s, node in enumerate(row.nodes):
             children_BSC[i, s, : len(trie.children[node])] = list(trie.children[node])
         tokens.append([*(row.prompt if first else []), *(trie.tokens[node] for node in new)])
@@ -340,21 +339,21 @@ def _lay_out(rows: list[_Row], num_rows: int, num_slots: int, num_children: int,
         padded(positions, num_rows, num_columns, 0),
         lengths_B,
         used_B,
-        sees_BWM,
+        sees_BWK,
         outputs_BS,
         children_BSC,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "num_slots"), donate_argnames=("cache",))
+@functools.partial(jax.jit, static_argnames=("graph",), donate_argnames=("cache",))
 def _evaluate(
-    graph: nnx.GraphDef[Decoder], params: nnx.State, cache: KVCache | None, call: _Call, num_slots: int
+    graph: nnx.GraphDef[Decoder], params: nnx.State, cache: KVCache | None, call: _Call
 ) -> tuple[jax.Array, KVCache]:
     """float32 [B, S, C]: log-probabilities of the wanted children; and the cache. It is made where there is none."""
     model = nnx.merge(graph, params)
-    tokens_BT, positions_BT, lengths_B, used_B, sees_BWM, outputs_BS, children_BSC = (jnp.asarray(x) for x in call)
+    tokens_BT, positions_BT, lengths_B, used_B, sees_BWK, outputs_BS, children_BSC = (jnp.asarray(x) for x in call)
     if cache is None:
-        cache = init_cache(model.config, len(tokens_BT), num_slots)
+        cache = init_cache(model.config, len(tokens_BT), sees_BWK.shape[2])
     slots_BT = used_B[:, None] + jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None, :]
     first_node_B = jnp.maximum(lengths_B - used_B, 0)
     hidden_BSD, cache = model(
@@ -363,28 +362,24 @@ def _evaluate(
         jnp.ones_like(tokens_BT),
         cache._replace(lengths_B=used_B),
         outputs_BS=outputs_BS,
-        visible_BTK=_visible(slots_BT, lengths_B, first_node_B, sees_BWM, num_slots),
+        visible_BTK=_visible(slots_BT, lengths_B, first_node_B, sees_BWK),
     )
     assert cache is not None
     return _child_log_probs(model, hidden_BSD, children_BSC), cache
 
 
-def _visible(
-    slots_BT: jax.Array, lengths_B: jax.Array, first_node_B: jax.Array, sees_BWM: jax.Array, num_slots: int
-) -> jax.Array:
-    """bool [B, T, K]: the prompt sees itself causally; a node sees the whole prompt, and behind it what sees_BWM says.
+def _visible(slots_BT: jax.Array, lengths_B: jax.Array, first_node_B: jax.Array, sees_BWK: jax.Array) -> jax.Array:
+    """bool [B, T, K]: the prompt sees itself causally; a node sees the whole prompt, and behind it what sees_BWK says.
 
     first_node_B is the column of a row's first node.
     """
-    num_columns, (_, num_nodes, num_node_slots) = slots_BT.shape[1], sees_BWM.shape
-    nodes_BT = jnp.arange(num_columns, dtype=jnp.int32)[None, :] - first_node_B[:, None]
-    sees_BTM = jnp.take_along_axis(sees_BWM, jnp.clip(nodes_BT, 0, num_nodes - 1)[:, :, None], axis=1)
-    sees_BTM &= ((nodes_BT >= 0) & (nodes_BT < num_nodes))[:, :, None]
-    slots_1K = jnp.arange(num_slots, dtype=jnp.int32)[None, :]
-    behind_BK = slots_1K - lengths_B[:, None]
-    sees_BTK = jnp.take_along_axis(sees_BTM, jnp.clip(behind_BK, 0, num_node_slots - 1)[:, None, :], axis=2)
-    sees_BTK &= (behind_BK < num_node_slots)[:, None, :]
-    causal_BTK = slots_1K[:, None, :] <= slots_BT[:, :, None]
+    num_nodes, num_slots = sees_BWK.shape[1:]
+    nodes_BT = jnp.arange(slots_BT.shape[1], dtype=jnp.int32)[None, :] - first_node_B[:, None]
+    behind_BK = jnp.arange(num_slots, dtype=jnp.int32)[None, :] - lengths_B[:, None]
+    sees_BTK = jnp.take_along_axis(sees_BWK, jnp.clip(nodes_BT, 0, num_nodes - 1)[:, :, None], axis=1)
+    sees_BTK &= ((nodes_BT >= 0) & (nodes_BT < num_nodes))[:, :, None]
+    sees_BTK = jnp.take_along_axis(sees_BTK, jnp.maximum(behind_BK, 0)[:, None, :], axis=2)
+    causal_BTK = jnp.arange(num_slots, dtype=jnp.int32)[None, None, :] <= slots_BT[:, :, None]
     return jnp.where((behind_BK < 0)[:, None, :], causal_BTK, sees_BTK)
 
 
