@@ -37,6 +37,7 @@ from seqgpt_jax.vocabulary import EncodedPrompt, Vocabulary
 _BEST_NODES = 16  # nodes a row in a pass that looks for the best label: what hardly takes longer than one token would
 _MAX_NODES = 1024  # nodes a row in any pass
 _SLOTS = 128  # a cache has a multiple of it; half of it is behind the prompt to begin with
+_SMALL = 1e-9  # keeps the logarithm of a threshold of 0 or 1 finite
 _MAX_LOGITS = 2**26  # float32 logits at once: 256 MiB
 
 
@@ -87,7 +88,7 @@ def choose(
     not only fall along a path, so that all are computed.
 
     progress(done, total) is called after each batch. Where the model lies on several processes, all of them call this
-    with the same arguments. Raises UserError for a question without labels, a threshold outside 0 .. 1 (both excluded),
+    with the same arguments. Raises UserError for a question without labels, a threshold outside 0..1,
     a negative length_normalisation, a batch_size below 1, or a vocabulary larger than the model's.
     """
     _check(model, vocabulary, prompts, labels, threshold, length_normalisation, batch_size)
@@ -132,8 +133,8 @@ def _check(
     length_normalisation: float,
     batch_size: int,
 ) -> None:
-    if not 0 < threshold < 1:
-        raise UserError(f"threshold is {threshold} (it must be above 0 and below 1)")
+    if not 0 <= threshold <= 1:
+        raise UserError(f"threshold is {threshold} (it must lie in 0..1)")
     if length_normalisation < 0 or batch_size < 1:
         raise UserError("length_normalisation must be at least 0 and batch_size at least 1")
     if vocabulary.size > model.config.vocab_size:
@@ -201,7 +202,7 @@ def _highest(trie: LabelTrie, leaves: Iterable[int]) -> float:
 def _choose_several(answers: _Answers, labels: tuple[str, ...], threshold: float) -> _Search:
     by_threshold = yield from _walk(answers, labels, threshold)
     most_probable = yield from _walk(answers, labels, None)  # nothing new to evaluate where it says the same
-    price = math.log(threshold) - math.log1p(-threshold)
+    price = math.log(max(threshold, _SMALL)) - math.log(max(1 - threshold, _SMALL))
 
     def worth(choice: Choice) -> float:
         return answers.score(answers.add(choice.labels)) - price * len(choice.labels)
