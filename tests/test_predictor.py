@@ -309,7 +309,7 @@ def run_dir(vocabulary: Vocabulary, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_a_run_directory_and_its_export_are_the_same_model(run_dir: Path) -> None:
-    decode = DecodeConfig(max_new_tokens=8)
+    decode = DecodeConfig(max_new_tokens=8, constrained=False)
     meta = DatasetMeta("toy", "EE", "en", ("meet", "leave"), roles=("who", "where"))
     records = [
         EventRecord(str(i), "EE", text, ()) for i, text in enumerate(["Ada met Bob", "Ada left Rome. " * 5, "x"])
