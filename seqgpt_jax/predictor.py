@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from seqgpt_jax import hf
 from seqgpt_jax.answering import Answered, Answerer, DecodeConfig
-from seqgpt_jax.atomic import AtomicExample, ask_next, check_labels, recompose
+from seqgpt_jax.atomic import AtomicExample, ask_next, check_labels, none_options, recompose, several_may_hold
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.negatives import evaluation_questions
@@ -204,7 +204,13 @@ class SeqGPT:
                 for question in evaluation_questions(ask_next(records[i], metas[i], known, split)):
                     questions.append((i, question))
             unfinished = list(dict.fromkeys(i for i, _ in questions))
-            answers = self.answerer.answer([question for _, question in questions], bar, strict)
+            answers = self.answerer.answer(
+                [question for _, question in questions],
+                bar,
+                strict,
+                multi_label=[several_may_hold(question.source, metas[i]) for i, question in questions],
+                none_allowed=[bool(none_options(records[i])) for i, _ in questions],
+            )
             for (i, _), answer in zip(questions, answers, strict=True):
                 answered[i].append(answer)
         return [
