@@ -21,6 +21,7 @@ class DecodeConfig:
     max_prompt_tokens: int = 1024  # a longer prompt loses the end of its text
     max_new_tokens: int = 256  # a longer answer is cut off
     batch_size: int = 64  # prompts decoded at once
+    constrained: bool = True  # answers are made to be well-formed
 
 
 @dataclass(frozen=True, slots=True)

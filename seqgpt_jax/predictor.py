@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -187,10 +187,18 @@ class SeqGPT:
         with tqdm(desc="questions", unit="q", disable=not progress, leave=False) as bar:
             return self._predict(records, metas, split, bar, strict=False)
 
-    def answer_questions(self, examples: Sequence[AtomicExample], progress: bool = False) -> list[Answered]:
-        """Returns the answer to each question, in the order given."""
+    def answer_questions(
+        self, examples: Sequence[AtomicExample], progress: bool = False, constrained: bool = True
+    ) -> list[Answered]:
+        """Returns the answer to each question, in the order given.
+
+        constrained=False: what the model writes when nothing keeps its answers well-formed.
+        """
+        answerer = self.answerer
+        if not constrained:
+            answerer = replace(answerer, decode=replace(answerer.decode, constrained=False))
         with tqdm(desc="questions", unit="q", disable=not progress, leave=False) as bar:
-            return self.answerer.answer(examples, bar, strict=False)
+            return answerer.answer(examples, bar, strict=False)
 
     def _predict(
         self, records: Sequence[Record], metas: Sequence[DatasetMeta], split: str, bar: tqdm | None, strict: bool
