@@ -22,6 +22,7 @@ from tqdm import tqdm
 from seqgpt_jax import hf
 from seqgpt_jax.answering import Answered, Answerer, DecodeConfig
 from seqgpt_jax.atomic import AtomicExample, ask_next, check_labels, recompose
+from seqgpt_jax.calibration import Calibration
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.negatives import evaluation_questions
@@ -75,14 +76,17 @@ class SeqGPT:
         *,
         prompt_format: str = "seqgpt_v1",
         decode: DecodeConfig | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.answerer = Answerer(model, vocabulary, get_format(prompt_format), decode or DecodeConfig())
+        self.calibration = calibration or Calibration()
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], *, decode: DecodeConfig | None = None) -> SeqGPT:
         """Loads a run directory (its export/), a Hugging Face directory or a hub id. UserError for anything else."""
-        model, vocabulary = hf.load_model(model_directory(Path(path)))
-        return cls(model, vocabulary, decode=decode)
+        directory = model_directory(Path(path))
+        model, vocabulary = hf.load_model(directory)
+        return cls(model, vocabulary, decode=decode, calibration=Calibration.load(directory))
 
     # --- for anyone ---
 
