@@ -153,11 +153,10 @@ def test_the_threshold_of_several_labels_has_the_best_micro_f1() -> None:
 
 
 def test_labels_that_hold_but_were_not_scored_count_as_missed() -> None:
-    said, right = np.array([0.9, 0.6, 0.4]), np.array([True, False, True])
-    # of 2 gold labels: F1 2/3, 2/4, 4/5 with one, two, three chosen; of 20: 2/21, 2/22, 4/23
-    assert fit_threshold(said, right, 2) == pytest.approx(0.2)
-    right = np.array([True, False, False])
-    assert fit_threshold(said, right, 1) == pytest.approx(0.75)
+    said, right = np.array([0.9, 0.7, 0.6, 0.4, 0.2]), np.array([True, False, False, False, True])
+    # F1 with the first alone and with all five: of 2 gold labels 2/3 and 4/7, of 10 2/11 and 4/15
+    assert fit_threshold(said, right, 2) == pytest.approx(0.8)
+    assert fit_threshold(said, right, 10) == pytest.approx(0.1)
 
 
 def test_limits_for_a_precision_by_hand() -> None:
