@@ -15,18 +15,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from seqgpt_jax.atomic import decompose
+from seqgpt_jax.atomic import decompose, several_may_hold
 from seqgpt_jax.calibration import Calibration
 from seqgpt_jax.data.datasets import Dataset, sample_records
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.evaluation import Predictor, datasets_with
+from seqgpt_jax.evaluation import datasets_with
 from seqgpt_jax.figures import COLOURS, DPI, plain
-from seqgpt_jax.metrics import empty_predictions, several_labels
+from seqgpt_jax.metrics import empty_predictions
 from seqgpt_jax.predictor import RecordPrediction
-from seqgpt_jax.records import ClassificationRecord, DatasetMeta, Record
+from seqgpt_jax.records import DatasetMeta, Record
 from seqgpt_jax.tables import text_table
 
 NUM_BINS = 15
@@ -50,8 +51,7 @@ class Judged:
     spans: list[tuple[float, bool]] = field(default_factory=list)
     num_labels_gold: int = 0
 
-    def add(self, gold: Record, meta: DatasetMeta, prediction: RecordPrediction, several: bool) -> None:
-        """several: whether several labels may hold in a classification of this dataset."""
+    def add(self, gold: Record, meta: DatasetMeta, prediction: RecordPrediction) -> None:
         right = {(each.source.step, each.source.query): each.answer for each in decompose(gold, meta)}
         for answer in prediction.answered:
             example, probabilities = answer.example, answer.probabilities
@@ -63,12 +63,25 @@ class Judged:
                 self.spans += [(p, string in known.get(label, ())) for (label, string), p in probabilities.items()]
                 continue
             holding = truth if isinstance(truth, tuple) else ()
-            if several or example.source.step != "classify":
+            if several_may_hold(example.source, meta):
                 self.labels += [(p, label in holding) for (label,), p in probabilities.items()]
                 self.num_labels_gold += len(holding)
             elif len(holding) == 1 and len(probabilities) == len(example.labels):
                 of_labels = [probabilities[label,] for label in example.labels]
                 self.choices.append((of_labels, example.labels.index(holding[0])))
+
+
+class Predictor(Protocol):
+    """What can be calibrated: SeqGPT."""
+
+    def predict_records(
+        self,
+        records: Sequence[Record],
+        metas: Sequence[DatasetMeta],
+        split: str = "test",
+        progress: bool = False,
+        all_probabilities: bool = False,
+    ) -> list[RecordPrediction]: ...
 
 
 def judge(predictor: Predictor, datasets: Sequence[Dataset], split: str, limit: int | None) -> tuple[Judged, Judged]:
@@ -81,12 +94,12 @@ def judge(predictor: Predictor, datasets: Sequence[Dataset], split: str, limit: 
     golds = [sample_records(dataset, split, limit) for dataset in present]
     records = [record for gold in golds for record in gold]
     metas = [dataset.record_meta(record) for dataset, gold in zip(present, golds, strict=True) for record in gold]
-    predictions = iter(predictor.predict_records(empty_predictions(records), metas, split, progress=True))
+    predictions = iter(
+        predictor.predict_records(empty_predictions(records), metas, split, progress=True, all_probabilities=True)
+    )
     for dataset, gold in zip(present, golds, strict=True):
-        classified = [record for record in gold if isinstance(record, ClassificationRecord)]
-        several = several_labels(classified, dataset.meta)
         for number, record in enumerate(gold):
-            parts[number % 2].add(record, dataset.record_meta(record), next(predictions), several)
+            parts[number % 2].add(record, dataset.record_meta(record), next(predictions))
     return parts
 
 

@@ -166,11 +166,6 @@ def _options(record: ClassificationRecord, meta: DatasetMeta) -> tuple[str, ...]
     return meta.labels if record.label_set is None else record.label_set
 
 
-def several_labels(records: Iterable[ClassificationRecord], meta: DatasetMeta) -> bool:
-    """Whether several labels may hold, or none, by what gold says: then the headline is micro-F1, else accuracy."""
-    return meta.task == "ET" or any(len(record.labels) != 1 for record in records)
-
-
 def _options_vary(records: Iterable[ClassificationRecord], meta: DatasetMeta) -> bool:
     return len({frozenset(_options(record, meta)) for record in records}) > 1
 
@@ -191,7 +186,7 @@ def _score_classification(
         micro.add(gold_labels, predicted_labels)
         for label in (gold_labels | predicted_labels) & asked:
             by_label[label].add(gold_labels & {label}, predicted_labels & {label})
-    several, vary = several_labels(golds, meta), _options_vary(golds, meta)
+    several, vary = meta.task == "ET" or any(len(record.labels) != 1 for record in golds), _options_vary(golds, meta)
     metrics = {"accuracy": num_correct / len(golds)}
     if several or not vary:
         metrics["micro_f1"] = micro.f1()

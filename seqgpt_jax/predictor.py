@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from seqgpt_jax import hf
 from seqgpt_jax.answering import Answered, Answerer, DecodeConfig
-from seqgpt_jax.atomic import AtomicExample, ask_next, check_labels, recompose
+from seqgpt_jax.atomic import AtomicExample, ask_next, check_labels, none_options, recompose, several_may_hold
 from seqgpt_jax.calibration import Calibration
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.decoder import Decoder
@@ -182,14 +182,20 @@ class SeqGPT:
     # --- for evaluation ---
 
     def predict_records(
-        self, records: Sequence[Record], metas: Sequence[DatasetMeta], split: str = "test", progress: bool = False
+        self,
+        records: Sequence[Record],
+        metas: Sequence[DatasetMeta],
+        split: str = "test",
+        progress: bool = False,
+        all_probabilities: bool = False,
     ) -> list[RecordPrediction]:
         """Returns what the model makes of each record (what gold they hold is not looked at); metas[i] is records[i]'s.
 
         Records of many datasets may be mixed: their questions are decoded together, sorted by length.
+        all_probabilities: of every label of a choice, not only of those that it took to find the best.
         """
         with tqdm(desc="questions", unit="q", disable=not progress, leave=False) as bar:
-            return self._predict(records, metas, split, bar, strict=False)
+            return self._predict(records, metas, split, bar, strict=False, all_probabilities=all_probabilities)
 
     def answer_questions(
         self, examples: Sequence[AtomicExample], progress: bool = False, constrained: bool = True
@@ -205,7 +211,13 @@ class SeqGPT:
             return answerer.answer(examples, bar, strict=False)
 
     def _predict(
-        self, records: Sequence[Record], metas: Sequence[DatasetMeta], split: str, bar: tqdm | None, strict: bool
+        self,
+        records: Sequence[Record],
+        metas: Sequence[DatasetMeta],
+        split: str,
+        bar: tqdm | None,
+        strict: bool,
+        all_probabilities: bool = False,
     ) -> list[RecordPrediction]:
         answered: list[list[Answered]] = [[] for _ in records]
         unfinished = list(range(len(records)))
@@ -216,7 +228,15 @@ class SeqGPT:
                 for question in evaluation_questions(ask_next(records[i], metas[i], known, split)):
                     questions.append((i, question))
             unfinished = list(dict.fromkeys(i for i, _ in questions))
-            answers = self.answerer.answer([question for _, question in questions], bar, strict)
+            answers = self.answerer.answer(
+                [question for _, question in questions],
+                bar,
+                strict,
+                multi_label=[several_may_hold(question.source, metas[i]) for i, question in questions],
+                none_allowed=[bool(none_options(records[i])) for i, _ in questions],
+                all_probabilities=all_probabilities,
+                threshold=self.calibration.label_threshold,
+            )
             for (i, _), answer in zip(questions, answers, strict=True):
                 answered[i].append(answer)
         return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -207,14 +208,15 @@ def test_what_is_right_comes_from_gold() -> None:
     topics = DatasetMeta("topics", "CLS", "en", ("a", "b", "c"))
     one, two = (ClassificationRecord(str(i), "CLS", "text", held) for i, held in enumerate([("b",), ("a", "c")]))
     judged = Judged()
-    for record, meta, probabilities, several in (
-        (spans, names, {("who", "Ada"): 0.9, ("who", "Rome"): 0.3, ("where", "Rome"): 0.8}, False),
-        (one, topics, {("a",): 0.2, ("b",): 0.7, ("c",): 0.1}, False),
-        (one, topics, {("b",): 0.7}, False),  # a search that ended early says nothing about the others
-        (two, topics, {("a",): 0.6, ("b",): 0.5}, True),
+    several = replace(topics, multi_label=True)
+    for record, meta, probabilities in (
+        (spans, names, {("who", "Ada"): 0.9, ("who", "Rome"): 0.3, ("where", "Rome"): 0.8}),
+        (one, topics, {("a",): 0.2, ("b",): 0.7, ("c",): 0.1}),
+        (one, topics, {("b",): 0.7}),  # a search that ended early says nothing about the others
+        (two, several, {("a",): 0.6, ("b",): 0.5}),
     ):
         (question,) = decompose(record, meta)
-        judged.add(record, meta, RecordPrediction(record, (_said(question, probabilities),)), several)
+        judged.add(record, meta, RecordPrediction(record, (_said(question, probabilities),)))
     assert judged.spans == [(0.9, True), (0.3, False), (0.8, True)]
     assert judged.choices == [([0.2, 0.7, 0.1], 1)]
     assert judged.labels == [(0.6, True), (0.5, False)]
@@ -225,8 +227,14 @@ class _Overconfident:
     """Right about every second record of topics, always at 0.95; right about one of the two names, at 0.9 and 0.6."""
 
     def predict_records(
-        self, records: Sequence[Record], metas: Sequence[DatasetMeta], split: str = "test", progress: bool = False
+        self,
+        records: Sequence[Record],
+        metas: Sequence[DatasetMeta],
+        split: str = "test",
+        progress: bool = False,
+        all_probabilities: bool = False,
     ) -> list[RecordPrediction]:
+        assert all_probabilities
         predictions = []
         for number, (record, meta) in enumerate(zip(records, metas, strict=True)):
             answered = []

@@ -74,7 +74,7 @@ def with_oracle(monkeypatch: pytest.MonkeyPatch, vocabulary: Vocabulary) -> Call
     def build(oracle: Oracle, **decode: int) -> tuple[SeqGPT, _Decoder]:
         decoder = _Decoder(vocabulary, oracle)
         monkeypatch.setattr(answering, "generate", decoder)
-        return SeqGPT(None, vocabulary, decode=DecodeConfig(**decode)), decoder  # type: ignore[arg-type]
+        return SeqGPT(None, vocabulary, decode=DecodeConfig(constrained=False, **decode)), decoder  # type: ignore[arg-type]
 
     return build
 
@@ -340,7 +340,7 @@ def test_a_run_directory_and_its_export_are_the_same_model(run_dir: Path) -> Non
 
 
 def test_the_answers_are_those_of_a_plain_loop_without_cache(run_dir: Path, vocabulary: Vocabulary) -> None:
-    model = SeqGPT.from_pretrained(run_dir, decode=DecodeConfig(max_new_tokens=6))
+    model = SeqGPT.from_pretrained(run_dir, decode=DecodeConfig(max_new_tokens=6, constrained=False))
     meta = DatasetMeta("toy", "CLS", "en", ("good", "bad"))
     (question,) = decompose(ClassificationRecord("0", "CLS", "Ada met Bob", ()), meta)
     ids = [*vocabulary.encode(SEQGPT_V1.render_prompt(question).removesuffix("[GEN]")), vocabulary.gen_id]
