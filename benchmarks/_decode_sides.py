@@ -50,10 +50,9 @@ class Work:
         bare = iter(empty_predictions(self.records))
         return [batch for _ in self.records if (batch := list(islice(bare, size)))]
 
-    def gold_answers(self) -> dict[tuple[str, tuple[str, ...]], str]:
-        """(text, labels) of each question -> its answer."""
-        questions = [q for record in self.records for q in evaluation_questions(decompose(record, self.meta, "test"))]
-        return {(question.text, question.labels): SEQGPT_V1.render_answer(question) for question in questions}
+    def questions(self) -> list[AtomicExample]:
+        """With their gold answers."""
+        return [q for record in self.records for q in evaluation_questions(decompose(record, self.meta, "test"))]
 
 
 def read_work(source: str, num_records: int) -> Work:
@@ -88,7 +87,7 @@ def _made_up(kind: str, num_labels: int, num_words: int, words: Sequence[str], n
 def run_cell(cell: Cell, model_dir: str) -> dict[str, Any]:
     """Reads the model, goes through all records once (ours, which compiles) or one batch (theirs), then times all."""
     work = read_work(cell.source, cell.records)
-    gold = work.gold_answers() if cell.forced else None
+    gold = work.questions() if cell.forced else []
     begin = time.perf_counter()
     side = (_Ours if cell.side == "ours" else _Theirs)(model_dir, work.meta, gold)
     load_s = time.perf_counter() - begin
@@ -121,26 +120,53 @@ def run_cell(cell: Cell, model_dir: str) -> dict[str, Any]:
     }
 
 
-_Gold = Mapping[tuple[str, tuple[str, ...]], str] | None
+def _gold_answers(gold: Sequence[AtomicExample]) -> dict[tuple[str, tuple[str, ...]], str]:
+    return {(question.text, question.labels): SEQGPT_V1.render_answer(question) for question in gold}
 
 
 class _Ours:
-    """The public predictor."""
+    """The public predictor. Its two decoders are watched: what they count, and with `gold` what they are to say."""
 
-    def __init__(self, model_dir: str, meta: DatasetMeta, gold: _Gold) -> None:
+    def __init__(self, model_dir: str, meta: DatasetMeta, gold: Sequence[AtomicExample]) -> None:
+        from seqgpt_jax import answering
         from seqgpt_jax.host_memory import keep_freed_memory
         from seqgpt_jax.predictor import SeqGPT
 
         keep_freed_memory()  # as the command does
-        self.meta, self.gold = meta, gold
+        self.meta, self.gold = meta, _gold_answers(gold)
         self.predictor = SeqGPT.from_pretrained(model_dir)
+        vocabulary = self.predictor.answerer.vocabulary
+        encoded = vocabulary.encode_prompts(SEQGPT_V1, gold, MAX_PROMPT_TOKENS)
+        answers = vocabulary.encode_batch([SEQGPT_V1.render_answer(question) for question in gold])
+        self.wanted = {tuple(prompt.ids): ids for prompt, ids in zip(encoded, answers, strict=True) if prompt}
         self.counts = {"passes": 0, "tokens": 0}
         self.wrong_answers = 0
+        answering.extract = self._watched(answering.extract, place_of_prompts=1)
+        answering.choose = self._watched(answering.choose, place_of_prompts=3)
+
+    def _watched(self, decode: Callable[..., Any], place_of_prompts: int) -> Callable[..., Any]:
+        def watched(*arguments: Any, **named: Any) -> Any:
+            prompts = arguments[place_of_prompts]
+            if self.wanted:
+                named["wanted"] = [self.wanted[tuple(prompt.ids)] for prompt in prompts]
+            answers = decode(*arguments, **named)
+            if prompts:
+                assert len(prompts) <= self.predictor.answerer.decode.batch_size, "passes of one batch are counted"
+                self.counts["passes"] += max(answer.num_passes for answer in answers)
+                self.counts["tokens"] += sum(answer.num_tokens for answer in answers)
+            if decode.__name__ == "extract":
+                texts = {tuple(prompt.ids[: prompt.num_text_ids]) for prompt in prompts}
+                if len(texts) < len(prompts):  # they are read once, in a pass of their own
+                    self.counts["passes"] += 1
+                    self.counts["tokens"] += sum(map(len, texts))
+            return answers
+
+        return watched
 
     def predict(self, records: Sequence[Record]) -> list[Record]:
         predictions = self.predictor.predict_records(records, [self.meta] * len(records))
         for answered in (answer for prediction in predictions for answer in prediction.answered):
-            if self.gold is not None:
+            if self.gold:
                 self.wrong_answers += answered.raw != self.gold[answered.example.text, answered.example.labels]
         return [prediction.record for prediction in predictions]
 
@@ -151,12 +177,12 @@ class _Theirs:
     A batch of records is one call for each chunk of labels, prompts padded on the left.
     """
 
-    def __init__(self, model_dir: str, meta: DatasetMeta, gold: _Gold) -> None:
+    def __init__(self, model_dir: str, meta: DatasetMeta, gold: Sequence[AtomicExample]) -> None:
         import torch
         import transformers
 
         torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-        self.meta, self.gold = meta, gold
+        self.meta, self.gold = meta, _gold_answers(gold)
         self.vocabulary = Vocabulary.from_pretrained(model_dir)
         self.model = transformers.AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
         self.model.register_forward_pre_hook(self._count, with_kwargs=True)
@@ -186,7 +212,7 @@ class _Theirs:
         assert len(prompts) == len(questions), "the labels leave room for the text"
         width = max(map(len, prompts))
         padding = [width - len(ids) for ids in prompts]
-        expected = [] if self.gold is None else [self.gold[each.text, each.labels] for each in questions]
+        expected = [self.gold[each.text, each.labels] for each in questions] if self.gold else []
         with torch.inference_mode():
             rows = self.model.generate(
                 input_ids=torch.tensor(
