@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -22,6 +22,7 @@ from tqdm import tqdm
 from seqgpt_jax import hf
 from seqgpt_jax.answering import Answered, Answerer, DecodeConfig
 from seqgpt_jax.atomic import AtomicExample, ask_next, check_labels, none_options, recompose, several_may_hold
+from seqgpt_jax.calibration import Calibration
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.negatives import evaluation_questions
@@ -75,14 +76,17 @@ class SeqGPT:
         *,
         prompt_format: str = "seqgpt_v1",
         decode: DecodeConfig | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.answerer = Answerer(model, vocabulary, get_format(prompt_format), decode or DecodeConfig())
+        self.calibration = calibration or Calibration()
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], *, decode: DecodeConfig | None = None) -> SeqGPT:
         """Loads a run directory (its export/), a Hugging Face directory or a hub id. UserError for anything else."""
-        model, vocabulary = hf.load_model(model_directory(Path(path)))
-        return cls(model, vocabulary, decode=decode)
+        directory = model_directory(Path(path))
+        model, vocabulary = hf.load_model(directory)
+        return cls(model, vocabulary, decode=decode, calibration=Calibration.load(directory))
 
     # --- for anyone ---
 
@@ -178,22 +182,42 @@ class SeqGPT:
     # --- for evaluation ---
 
     def predict_records(
-        self, records: Sequence[Record], metas: Sequence[DatasetMeta], split: str = "test", progress: bool = False
+        self,
+        records: Sequence[Record],
+        metas: Sequence[DatasetMeta],
+        split: str = "test",
+        progress: bool = False,
+        all_probabilities: bool = False,
     ) -> list[RecordPrediction]:
         """Returns what the model makes of each record (what gold they hold is not looked at); metas[i] is records[i]'s.
 
         Records of many datasets may be mixed: their questions are decoded together, sorted by length.
+        all_probabilities: of every label of a choice, not only of those that it took to find the best.
         """
         with tqdm(desc="questions", unit="q", disable=not progress, leave=False) as bar:
-            return self._predict(records, metas, split, bar, strict=False)
+            return self._predict(records, metas, split, bar, strict=False, all_probabilities=all_probabilities)
 
-    def answer_questions(self, examples: Sequence[AtomicExample], progress: bool = False) -> list[Answered]:
-        """Returns the answer to each question, in the order given."""
+    def answer_questions(
+        self, examples: Sequence[AtomicExample], progress: bool = False, constrained: bool = True
+    ) -> list[Answered]:
+        """Returns the answer to each question, in the order given.
+
+        constrained=False: what the model writes when nothing keeps its answers well-formed.
+        """
+        answerer = self.answerer
+        if not constrained:
+            answerer = replace(answerer, decode=replace(answerer.decode, constrained=False))
         with tqdm(desc="questions", unit="q", disable=not progress, leave=False) as bar:
-            return self.answerer.answer(examples, bar, strict=False)
+            return answerer.answer(examples, bar, strict=False)
 
     def _predict(
-        self, records: Sequence[Record], metas: Sequence[DatasetMeta], split: str, bar: tqdm | None, strict: bool
+        self,
+        records: Sequence[Record],
+        metas: Sequence[DatasetMeta],
+        split: str,
+        bar: tqdm | None,
+        strict: bool,
+        all_probabilities: bool = False,
     ) -> list[RecordPrediction]:
         answered: list[list[Answered]] = [[] for _ in records]
         unfinished = list(range(len(records)))
@@ -210,6 +234,8 @@ class SeqGPT:
                 strict,
                 multi_label=[several_may_hold(question.source, metas[i]) for i, question in questions],
                 none_allowed=[bool(none_options(records[i])) for i, _ in questions],
+                all_probabilities=all_probabilities,
+                threshold=self.calibration.label_threshold,
             )
             for (i, _), answer in zip(questions, answers, strict=True):
                 answered[i].append(answer)

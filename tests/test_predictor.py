@@ -212,6 +212,23 @@ def test_answer_questions_gives_examples_back_with_their_answers(with_oracle: An
     assert answer.example == AtomicExample("Ada", "extract", ("x",), {"x": ("Ada",)}, question.source)
 
 
+def test_questions_are_also_answered_without_constraints(with_oracle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = with_oracle(lambda kind, text, labels: "x\n")
+    meta = DatasetMeta("toy", "CLS", "en", ("x", "y"))
+    (question,) = decompose(ClassificationRecord("7", "CLS", "Ada", ()), meta)
+    constrained = []
+    answer = answering.Answerer.answer
+
+    def spy(self: answering.Answerer, *arguments: Any, **named: Any) -> list[answering.Answered]:
+        constrained.append(self.decode.constrained)
+        return answer(self, *arguments, **named)
+
+    monkeypatch.setattr(answering.Answerer, "answer", spy)
+    assert model.answer_questions([question], constrained=False)[0].raw == "x\n"
+    model.answer_questions([question])
+    assert constrained == [False, True]
+
+
 # --- every task, in its stages ---------------------------------------------------------------------------------------
 
 # What a perfect reader cannot get right: gold marks one of several occurrences, pairs of one string, arguments that are

@@ -17,7 +17,7 @@ import functools
 import math
 import zlib
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -48,10 +48,13 @@ class Choice:
     labels: in the order asked; () where none holds.
     probabilities: label -> probability, of each label whose score is known, in the order asked. What they mean depends
     on the question, see `choose`.
+    num_passes, num_tokens: what the model ran for this question; what fills a batch is not counted.
     """
 
     labels: tuple[str, ...]
     probabilities: Mapping[str, float]
+    num_passes: int = 0
+    num_tokens: int = 0
 
 
 def choose(
@@ -67,6 +70,7 @@ def choose(
     threshold: float = 0.5,
     length_normalisation: float = 0.0,
     batch_size: int = 64,
+    wanted: Sequence[Sequence[int]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Choice]:
     """The choice among labels[i] behind prompts[i], in the order given; labels as the prompt writes them.
@@ -87,9 +91,10 @@ def choose(
     length_normalisation: the score of an answer is divided by its number of tokens to this power. Above 0, scores do
     not only fall along a path, so that all are computed.
 
-    progress(done, total) is called after each batch. Where the model lies on several processes, all of them call this
-    with the same arguments. Raises UserError for a question without labels, a threshold outside 0..1,
-    a negative length_normalisation, a batch_size below 1, or a vocabulary larger than the model's.
+    wanted: answers in tokens that are made certain, for measurements of speed. progress(done, total) is called after
+    each batch. Where the model lies on several processes, all of them call this with the same arguments. Raises
+    UserError for a question without labels, a threshold outside 0..1, a negative length_normalisation, a batch_size
+    below 1, or a vocabulary larger than the model's.
     """
     _check(model, vocabulary, prompts, labels, threshold, length_normalisation, batch_size)
     graph, params = nnx.split(model)
@@ -106,7 +111,7 @@ def choose(
         else:
             none = none_allowed is not None and none_allowed[i]
             search = _choose_one(answers, labels[i], none, everything)
-        return _Row(prompts[i].ids, answers.trie, search)
+        return _Row(prompts[i].ids, answers.trie, search, None if wanted is None else wanted[i])
 
     # Where all labels come along with the prompt, they take about as many tokens again as they do in it.
     lengths = [
@@ -251,9 +256,12 @@ def _log_sum(values: Sequence[float]) -> float:
 class _Row:
     """One question on its way: nodes are what its search wants next, choice is there once it wants nothing more."""
 
-    def __init__(self, prompt: list[int], trie: LabelTrie, search: _Search) -> None:
-        self.prompt, self.trie, self.search = prompt, trie, search
+    def __init__(
+        self, prompt: list[int], trie: LabelTrie, search: _Search, wanted: Sequence[int] | None = None
+    ) -> None:
+        self.prompt, self.trie, self.search, self.wanted = prompt, trie, search, wanted
         self.choice: Choice | None = None
+        self.num_passes, self.num_tokens = 0, len(prompt) - 1  # the last one is the root
         self.num_slots = 0  # behind the prompt, in use
         self.go_on()
 
@@ -262,7 +270,31 @@ class _Row:
         try:
             self.nodes = next(self.search)
         except StopIteration as stop:
-            self.choice = stop.value
+            self.choice = replace(stop.value, num_passes=self.num_passes, num_tokens=self.num_tokens)
+
+    def learn(self, log_probs_SC: Sequence[Sequence[float]]) -> None:
+        """Takes in what the model gives the children of `nodes`, and goes on."""
+        self.num_passes += 1
+        self.num_tokens += len(self.nodes)
+        for node, log_probs_C in zip(self.nodes, log_probs_SC, strict=False):
+            log_probs = log_probs_C[: len(self.trie.children[node])]
+            if self.wanted is not None:
+                log_probs = _certain(self.trie, node, log_probs, self.wanted)
+            self.trie.learn(node, log_probs)
+        self.go_on()
+
+
+def _certain(trie: LabelTrie, node: int, log_probs: Sequence[float], wanted: Sequence[int]) -> Sequence[float]:
+    """The log-probabilities of a node's children, of which the next token of `wanted` is made certain."""
+    path: list[int] = []
+    above = node
+    while above != ROOT:
+        path.insert(0, trie.tokens[above])
+        above = trie.parents[above]
+    if path != list(wanted[: len(path)]) or len(path) == len(wanted):
+        return log_probs
+    tokens = trie.children[node]
+    return [0.0 if t == wanted[len(path)] else p - 1e4 for t, p in zip(tokens, log_probs, strict=True)]
 
 
 class _Call(NamedTuple):
@@ -297,10 +329,8 @@ def _run(graph: nnx.GraphDef[Decoder], params: nnx.State, batch: list[_Row], pad
         call = _lay_out(rows, num_rows, num_slots, pad_id, first=cache is None)
         log_probs, cache = _evaluate(graph, params, cache, call)
         for row, log_probs_SC in zip(rows, on_host(log_probs), strict=False):
-            for node, log_probs_C in zip(row.nodes, log_probs_SC.tolist(), strict=False):
-                row.trie.learn(node, log_probs_C[: len(row.trie.children[node])])
             if row.nodes:
-                row.go_on()
+                row.learn(log_probs_SC.tolist())
     choices = [row.choice for row in batch if row.choice is not None]
     assert len(choices) == len(batch)
     return choices

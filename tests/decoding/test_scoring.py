@@ -355,6 +355,21 @@ def test_150_labels_take_one_call(plain: Vocabulary, calls: list[tuple[int, ...]
     assert len(calls) == 2, "a small trie comes along with its prompt"
 
 
+def test_answers_that_are_wanted_are_given_and_counted(plain: Vocabulary, calls: list[tuple[int, ...]]) -> None:
+    labels = tuple(label for label in LABELS if "None" not in label)
+    wanted = [[label] for label in labels] + [[labels[2], labels[7], labels[9]], []]
+    several = [len(chosen) != 1 for chosen in wanted]
+    prompts = _prompts(plain, [labels] * len(wanted))
+    said = [plain.encode(SEQGPT_V1.write_choice(chosen)) for chosen in wanted]
+    choices = _choose(plain, prompts, [labels] * len(wanted), multi_label=several, wanted=said, batch_size=64)
+    assert [list(choice.labels) for choice in choices] == wanted
+    assert max(choice.num_passes for choice in choices) == len(calls)
+    for prompt, answer, choice in zip(prompts, said, choices, strict=True):
+        # what comes after a line break is never looked at, and the last token of the prompt is the root
+        assert choice.num_tokens >= len(prompt.ids) + len(answer) - 1
+    assert choices[0].num_tokens < choices[-2].num_tokens
+
+
 @pytest.fixture(scope="module")
 def mixed(plain: Vocabulary) -> tuple[list[EncodedPrompt], list[tuple[str, ...]], list[bool]]:
     label_sets = _label_sets(6, (5, 6), seed=5)
