@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from tqdm import tqdm
 
@@ -31,12 +31,15 @@ class Answered:
     raw: the text that the model wrote, without EOS; "" where the labels left no room for the text (see problems).
     parsed: what the prompt format could read in it.
     tokens_cut: prompt tokens that the end of the text lost to the limit.
+    probabilities: of each label that was scored, under (label,), and of each string, under (label, string); as the
+    model gives them, without calibration. Empty where it wrote freely.
     """
 
     example: AtomicExample
     raw: str
     parsed: Parsed
     tokens_cut: int = 0
+    probabilities: Mapping[tuple[str, ...], float] = field(default_factory=dict)
 
     @property
     def strings(self) -> tuple[str, ...]:
@@ -59,7 +62,13 @@ class Answerer:
     format: PromptFormat
     decode: DecodeConfig
 
-    def answer(self, examples: Sequence[AtomicExample], bar: tqdm | None, strict: bool) -> list[Answered]:
+    def answer(
+        self,
+        examples: Sequence[AtomicExample],
+        bar: tqdm | None,
+        strict: bool,
+        multi_label: Sequence[bool] | None = None,
+    ) -> list[Answered]:
         """Returns the answer to each question, in the order given. Questions with the same prompt are decoded once.
 
         strict: labels that leave no room for the text, or that were answered unasked, are not let through."""

@@ -21,7 +21,7 @@ from seqgpt_jax.errors import UserError
 from seqgpt_jax.metrics import empty_predictions, score_dataset
 from seqgpt_jax.models.bloom import Bloom, BloomConfig
 from seqgpt_jax.negatives import evaluation_questions
-from seqgpt_jax.predictor import Classification, Extraction, SeqGPT
+from seqgpt_jax.predictor import SeqGPT
 from seqgpt_jax.prompt import SEQGPT_V1
 from seqgpt_jax.records import (
     ClassificationRecord,
@@ -32,6 +32,7 @@ from seqgpt_jax.records import (
     read_meta,
     read_records,
 )
+from seqgpt_jax.results import Classification, FoundSpan
 from seqgpt_jax.vocabulary import Vocabulary, train_tokenizer
 
 Oracle = Callable[[str, str, tuple[str, ...]], str]  # (kind word, text, labels) -> answer text
@@ -88,15 +89,15 @@ def _write_spans(labels: Sequence[str], **spans: Sequence[str]) -> str:
 
 def test_classify_one_text_or_many(with_oracle: Any) -> None:
     model, decoder = with_oracle(lambda kind, text, labels: f"{labels[len(text) % 2]}\n")
-    assert model.classify("ab", ["x", "y"]) == Classification(("x",))
-    assert model.classify(["ab", "abc"], ["x", "y"]) == [Classification(("x",)), Classification(("y",))]
+    assert model.classify("ab", ["x", "y"]) == Classification(("x",), document="ab")
+    assert [found.labels for found in model.classify(["ab", "abc"], ["x", "y"])] == [("x",), ("y",)]
     assert model.classify(["ab", "abc"], ["x", "y"])[1].to_dict() == {"labels": ["y"]}
     assert decoder.batches[0] == ["输入: ab\n分类: x，y\n输出: "]
 
 
 def test_classify_drops_what_was_not_asked_and_none_is_no_label(with_oracle: Any) -> None:
     model, _ = with_oracle(lambda kind, text, labels: "y，zebra\n" if text == "one" else "None\n")
-    assert model.classify(["one", "two"], ["x", "y"]) == [Classification(("y",)), Classification(())]
+    assert [found.labels for found in model.classify(["one", "two"], ["x", "y"])] == [("y",), ()]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_offsets_are_those_of_the_text_that_was_given(with_oracle: Any) -> None:
 
 def test_results_carry_the_labels_that_were_given(with_oracle: Any) -> None:
     model, _ = with_oracle(lambda kind, text, labels: _write_spans(labels, **{labels[0]: ["Ada"]}))
-    assert model.extract("Ada", ["who，\twhom", "x"]) == Extraction((Span("who，\twhom", 0, 3, "Ada"),))
+    assert model.extract("Ada", ["who，\twhom", "x"]).spans == (FoundSpan("who，\twhom", 0, 3, "Ada"),)
 
 
 def test_many_labels_are_asked_in_near_equal_chunks(with_oracle: Any) -> None:
