@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from tqdm import tqdm
 
-from seqgpt_jax.atomic import AtomicExample
+from seqgpt_jax.atomic import NONE, Answer, AtomicExample
+from seqgpt_jax.decoding.constraints import TokenBytes
+from seqgpt_jax.decoding.extraction import ExtractionPrompt, extract
 from seqgpt_jax.decoding.generate import generate
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.prompt import Parsed, PromptFormat
@@ -16,11 +20,16 @@ from seqgpt_jax.vocabulary import EncodedPrompt, Vocabulary
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """Limits of greedy decoding."""
+    """How answers are found, and their limits.
+
+    constrained: extractions copy spans of the text under the labels that were asked, whatever the model would rather
+    write. Unconstrained, an answer is what the model writes by itself, and is read as far as it can be.
+    """
 
     max_prompt_tokens: int = 1024  # a longer prompt loses the end of its text
     max_new_tokens: int = 256  # a longer answer is cut off
     batch_size: int = 64  # prompts decoded at once
+    constrained: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,10 @@ class Answerer:
     format: PromptFormat
     decode: DecodeConfig
 
+    @functools.cached_property
+    def _token_bytes(self) -> TokenBytes:
+        return TokenBytes(self.vocabulary.token_bytes())
+
     def answer(
         self,
         examples: Sequence[AtomicExample],
@@ -78,15 +91,16 @@ class Answerer:
         if bar is not None:
             bar.total = (bar.total or 0) + len(prompts)
             bar.refresh()
-        raw = [""] * len(prompts)
+        said = [_Said("")] * len(prompts)
         for kind in ("classify", "extract"):  # apart, as the answers of one kind end at about the same time
-            chosen = [(i, kept.ids) for i, kept in enumerate(encoded) if kept and prompts[i].kind == kind]
-            limits = [self._answer_limit(prompts[i], len(ids)) for i, ids in chosen]
-            for (i, _), text in zip(chosen, self._generate([ids for _, ids in chosen], limits, bar), strict=True):
-                raw[i] = text
+            asked = [(i, prompts[i], kept) for i, kept in enumerate(encoded) if kept and prompts[i].kind == kind]
+            decode = self._copy if kind == "extract" and self.decode.constrained else self._write
+            answers = decode([prompt for _, prompt, _ in asked], [kept for _, _, kept in asked], bar)
+            for (i, _, _), answer in zip(asked, answers, strict=True):
+                said[i] = answer
         by_key = {}
-        for prompt, written, kept in zip(prompts, raw, encoded, strict=True):
-            by_key[prompt.kind, prompt.text, prompt.labels] = self._read(prompt, written, kept, strict)
+        for prompt, answer, kept in zip(prompts, said, encoded, strict=True):
+            by_key[prompt.kind, prompt.text, prompt.labels] = self._read(prompt, answer, kept, strict)
         return [
             replace(by_key[key], example=replace(example, answer=by_key[key].example.answer))
             for key, example in zip(keys, examples, strict=True)
@@ -103,29 +117,81 @@ class Answerer:
             enough = num_prompt_tokens + 4 * len(question.labels) + 16
         return min(enough, self.decode.max_new_tokens)
 
-    def _generate(self, prompts: list[list[int]], limits: list[int], bar: tqdm | None) -> list[str]:
-        vocabulary = self.vocabulary
+    def _copy(
+        self, questions: Sequence[AtomicExample], prompts: Sequence[EncodedPrompt], bar: tqdm | None
+    ) -> list[_Said]:
+        """Constrained extraction."""
+        vocabulary, written = self.vocabulary, [self.format.line_starts(question.labels) for question in questions]
+        distinct = list(dict.fromkeys(start for starts in written for start in starts))
+        ids = dict(zip(distinct, vocabulary.encode_batch(distinct), strict=True))
+        answers = extract(
+            self.model,
+            [
+                ExtractionPrompt(
+                    prompt.ids,
+                    prompt.num_text_ids,
+                    prompt.text_kept,
+                    [ids[start] for start in starts],
+                    self._answer_limit(question, len(prompt.ids)),
+                )
+                for question, prompt, starts in zip(questions, prompts, written, strict=True)
+            ],
+            self._token_bytes,
+            pad_id=vocabulary.pad_id,
+            batch_size=self.decode.batch_size,
+            progress=None if bar is None else _Advance(bar),
+        )
+        return [
+            _Said(raw, answer.probabilities)
+            for raw, answer in zip(vocabulary.decode_batch([a.tokens for a in answers]), answers, strict=True)
+        ]
+
+    def _write(
+        self, questions: Sequence[AtomicExample], prompts: Sequence[EncodedPrompt], bar: tqdm | None
+    ) -> list[_Said]:
+        """What the model writes by itself."""
+        vocabulary, ids = self.vocabulary, [prompt.ids for prompt in prompts]
         answers = generate(
             self.model,
-            prompts,
-            max_new_tokens=limits,
+            ids,
+            max_new_tokens=[self._answer_limit(q, len(prompt)) for q, prompt in zip(questions, ids, strict=True)],
             eos_id=vocabulary.eos_id,
             pad_id=vocabulary.pad_id,
             batch_size=self.decode.batch_size,
             progress=None if bar is None else _Advance(bar),
         )
-        return vocabulary.decode_batch(answers)
+        return [_Said(raw) for raw in vocabulary.decode_batch(answers)]
 
-    def _read(self, question: AtomicExample, raw: str, encoded: EncodedPrompt | None, strict: bool) -> Answered:
+    def _read(self, question: AtomicExample, said: _Said, encoded: EncodedPrompt | None, strict: bool) -> Answered:
         if encoded is None and strict:  # raises: it names the labels' length
             self.vocabulary.encode_prompt(
                 self.format, question.kind, question.text, question.labels, self.decode.max_prompt_tokens
             )
-        parsed = self.format.parse(raw, question.kind, question.labels)
+        parsed = self.format.parse(said.raw, question.kind, question.labels)
         if encoded is None:
             parsed = replace(parsed, problems=("the labels leave no room for the text",))
         answer = parsed.answer if strict else parsed.full_answer
-        return Answered(replace(question, answer=answer), raw, parsed, encoded.tokens_cut if encoded else 0)
+        probabilities = _by_string(question.labels, answer, said.probabilities)
+        tokens_cut = encoded.tokens_cut if encoded else 0
+        return Answered(replace(question, answer=answer), said.raw, parsed, tokens_cut, probabilities)
+
+
+class _Said(NamedTuple):
+    """An answer as it was decoded, and the probability of each span in it, `None` among them."""
+
+    raw: str
+    probabilities: tuple[float, ...] = ()
+
+
+def _by_string(
+    labels: Sequence[str], answer: Answer, probabilities: Sequence[float]
+) -> Mapping[tuple[str, ...], float]:
+    """The probabilities of an extraction, which stand in the order of its labels and their strings."""
+    if isinstance(answer, tuple) or not probabilities:
+        return {}
+    said = [(label, string) for label in labels for string in answer.get(label, (NONE,))]
+    found = dict(zip(said, probabilities, strict=True))
+    return {key: value for key, value in found.items() if key[1] != NONE}
 
 
 class _Advance:

@@ -79,7 +79,12 @@ class PromptFormat:
         return (self.label_separator.join(labels) or NONE) + "\n"
 
     def _write_spans(self, spans: Mapping[str, Sequence[str]]) -> str:
-        return "".join(f"{label}: {TAB.join(dict.fromkeys(found)) or NONE}\n" for label, found in spans.items())
+        lines = zip(self.line_starts(tuple(spans)), spans.values(), strict=True)
+        return "".join(f"{start} {TAB.join(dict.fromkeys(found)) or NONE}\n" for start, found in lines)
+
+    def line_starts(self, labels: Sequence[str]) -> list[str]:
+        """Returns what each line of an extraction begins with; a space and the spans, or `None`, follow."""
+        return [f"{normalise_label(label)}:" for label in labels]
 
     def parse(self, answer_text: str, kind: Kind, labels: Sequence[str]) -> Parsed:
         """Returns what ``answer_text`` (without EOS) says about ``labels``; takes any string and never raises.

@@ -42,6 +42,11 @@ PRE_TOKENS = "|".join(
     )
 )
 
+# The characters that byte-level tokenizers write bytes as: printable ones as themselves, the others from U+0100 on.
+_PRINTABLE = (*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1))
+_OTHERS = (byte for byte in range(256) if byte not in _PRINTABLE)
+_BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + i): byte for i, byte in enumerate(_OTHERS)}
+
 _CONFIG_NAMES = ("unk_token", "bos_token", "eos_token", "pad_token")
 _PROBE = "输入: The U.S. (2024)  naïve 北京，a\tb\n抽取: x，y\n输出: "
 
@@ -225,6 +230,17 @@ class Vocabulary:
 
     def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
         return self._tokenizer.decode_batch([list(map(int, ids)) for ids in sequences], skip_special_tokens=True)
+
+    def token_bytes(self) -> list[bytes | None]:
+        """The bytes of each id; None for special tokens. A token may be part of a character."""
+        found: list[bytes | None] = [None] * self.size
+        for token, token_id in self._encoder.get_vocab(with_added_tokens=False).items():
+            if all(character in _BYTE_OF for character in token):
+                found[token_id] = bytes(_BYTE_OF[character] for character in token)
+        for special in (self.unk_id, self.bos_id, self.eos_id, self.pad_id, self.gen_id):
+            if special is not None:
+                found[special] = None
+        return found
 
     # --- private ---
 

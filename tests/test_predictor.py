@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqgpt_jax import answering, hf
+from seqgpt_jax import hf
 from seqgpt_jax.answering import DecodeConfig
 from seqgpt_jax.atomic import AtomicExample, decompose
 from seqgpt_jax.errors import UserError
@@ -33,55 +33,18 @@ from seqgpt_jax.records import (
     read_records,
 )
 from seqgpt_jax.results import Classification, FoundSpan
-from seqgpt_jax.vocabulary import Vocabulary, train_tokenizer
-
-Oracle = Callable[[str, str, tuple[str, ...]], str]  # (kind word, text, labels) -> answer text
-PROMPT = re.compile(r"输入: (?P<text>[^\n]*)\n(?P<kind>分类|抽取): (?P<labels>[^\n]*)\n输出: ", re.DOTALL)
+from seqgpt_jax.vocabulary import Vocabulary
+from tests.oracle import PROMPT, OracleDecoder, byte_vocabulary, oracle_model, write_spans
 
 
 @pytest.fixture(scope="module")
 def vocabulary() -> Vocabulary:
-    return train_tokenizer(["输入: 抽取: 分类: 输出: None\n the of and in"] * 3, 300)
-
-
-class _Decoder:
-    """Stands in for decoding.generate: reads each prompt back and writes what the oracle says. Keeps the batches."""
-
-    def __init__(self, vocabulary: Vocabulary, oracle: Oracle) -> None:
-        self.vocabulary, self.oracle = vocabulary, oracle
-        self.batches: list[list[str]] = []
-
-    def __call__(
-        self, model: object, prompts: list[list[int]], *, max_new_tokens: list[int], eos_id: int, **_: Any
-    ) -> list[list[int]]:
-        if not prompts:
-            return []
-        assert len(max_new_tokens) == len(prompts)
-        self.batches.append([])
-        answers = []
-        for ids in prompts:
-            assert ids[-1] == self.vocabulary.gen_id
-            prompt = self.vocabulary.decode(ids)
-            match = PROMPT.fullmatch(prompt)
-            assert match, prompt
-            self.batches[-1].append(prompt)
-            answer = self.oracle(match["kind"], match["text"], tuple(match["labels"].split("，")))
-            answers.append([*self.vocabulary.encode(answer), eos_id])
-        return answers
+    return byte_vocabulary()
 
 
 @pytest.fixture
-def with_oracle(monkeypatch: pytest.MonkeyPatch, vocabulary: Vocabulary) -> Callable[..., tuple[SeqGPT, _Decoder]]:
-    def build(oracle: Oracle, **decode: int) -> tuple[SeqGPT, _Decoder]:
-        decoder = _Decoder(vocabulary, oracle)
-        monkeypatch.setattr(answering, "generate", decoder)
-        return SeqGPT(None, vocabulary, decode=DecodeConfig(**decode)), decoder  # type: ignore[arg-type]
-
-    return build
-
-
-def _write_spans(labels: Sequence[str], **spans: Sequence[str]) -> str:
-    return "".join(f"{label}: {'	'.join(spans.get(label, ())) or 'None'}\n" for label in labels)
+def with_oracle(monkeypatch: pytest.MonkeyPatch, vocabulary: Vocabulary) -> Callable[..., tuple[SeqGPT, OracleDecoder]]:
+    return partial(oracle_model, monkeypatch, vocabulary)
 
 
 # --- classify --------------------------------------------------------------------------------------------------------
@@ -127,7 +90,7 @@ def test_a_target_in_chinese_is_asked_in_chinese(with_oracle: Any) -> None:
 def test_offsets_are_those_of_the_text_that_was_given(with_oracle: Any) -> None:
     text = "😀 Ada\tPark\nmet 李雷 in Rome, Ada Park  "
     model, decoder = with_oracle(
-        lambda kind, text, labels: _write_spans(labels, person=["Ada Park", "李雷", "Eve"], city=["Rome"])
+        lambda kind, text, labels: write_spans(labels, person=["Ada Park", "李雷", "Eve"], city=["Rome"])
     )
     found = model.extract(text, ["person", "city"])
     assert [(s.label, s.text) for s in found.spans] == [
@@ -142,13 +105,13 @@ def test_offsets_are_those_of_the_text_that_was_given(with_oracle: Any) -> None:
 
 
 def test_results_carry_the_labels_that_were_given(with_oracle: Any) -> None:
-    model, _ = with_oracle(lambda kind, text, labels: _write_spans(labels, **{labels[0]: ["Ada"]}))
+    model, _ = with_oracle(lambda kind, text, labels: write_spans(labels, **{labels[0]: ["Ada"]}))
     assert model.extract("Ada", ["who，\twhom", "x"]).spans == (FoundSpan("who，\twhom", 0, 3, "Ada"),)
 
 
 def test_many_labels_are_asked_in_near_equal_chunks(with_oracle: Any) -> None:
     labels = [f"l{i}" for i in range(7)]
-    model, decoder = with_oracle(lambda kind, text, labels: _write_spans(labels, l0=["Ada"], l6=["Ada"]))
+    model, decoder = with_oracle(lambda kind, text, labels: write_spans(labels, l0=["Ada"], l6=["Ada"]))
     assert [span.label for span in model.extract("Ada", labels).spans] == ["l0", "l6"]
     asked = [PROMPT.fullmatch(prompt)["labels"].split("，") for batch in decoder.batches for prompt in batch]  # type: ignore[index]
     assert sorted(asked) == [labels[:4], labels[4:]]
@@ -165,7 +128,7 @@ def test_questions_are_decoded_once_and_answered_in_order(with_oracle: Any) -> N
 
 
 def test_a_text_that_is_too_long_loses_its_end_and_that_is_counted(with_oracle: Any, vocabulary: Vocabulary) -> None:
-    model, decoder = with_oracle(lambda kind, text, labels: _write_spans(labels, who=["Zoe"]), max_prompt_tokens=60)
+    model, decoder = with_oracle(lambda kind, text, labels: write_spans(labels, who=["Zoe"]), max_prompt_tokens=60)
     meta = DatasetMeta("toy", "NER", "en", ("who",))
     text = "Ada " * 100 + "Zoe"
     (prediction,) = model.predict_records([ExtractionRecord("0", "NER", text, ())], [meta])
@@ -206,7 +169,7 @@ def test_malformed_answers_are_reported_and_nothing_is_filtered(with_oracle: Any
 
 
 def test_answer_questions_gives_examples_back_with_their_answers(with_oracle: Any) -> None:
-    model, _ = with_oracle(lambda kind, text, labels: "x\n" if kind == "分类" else _write_spans(labels, x=["Ada"]))
+    model, _ = with_oracle(lambda kind, text, labels: "x\n" if kind == "分类" else write_spans(labels, x=["Ada"]))
     meta = DatasetMeta("toy", "NER", "en", ("x",))
     (question,) = decompose(ExtractionRecord("7", "NER", "Ada", ()), meta)
     (answer,) = model.answer_questions([question])
@@ -310,7 +273,7 @@ def run_dir(vocabulary: Vocabulary, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_a_run_directory_and_its_export_are_the_same_model(run_dir: Path) -> None:
-    decode = DecodeConfig(max_new_tokens=8)
+    decode = DecodeConfig(max_new_tokens=8, constrained=False)
     meta = DatasetMeta("toy", "EE", "en", ("meet", "leave"), roles=("who", "where"))
     records = [
         EventRecord(str(i), "EE", text, ()) for i, text in enumerate(["Ada met Bob", "Ada left Rome. " * 5, "x"])

@@ -176,6 +176,10 @@ class Decoder(nnx.Module):
         logits = jax.lax.dot_general(split_rows(hidden), table_VD, contract_width, preferred_element_type=jnp.float32)
         return split_rows(logits)
 
+    def head_rows(self, ids: jax.Array) -> jax.Array:
+        """Rows [..., D] of the head's table in the compute dtype: `head(hidden)[..., id] = hidden @ row`."""
+        return jnp.take(self.head_table(), ids, axis=0).astype(self.config.compute_dtype)
+
     def _run_unrolled(
         self, x_BTD: jax.Array, sight: _Sight, cache: KVCache | None, outputs_BS: jax.Array | None
     ) -> tuple[jax.Array, KVCache | None]:

@@ -195,3 +195,11 @@ def test_user_errors() -> None:
         BloomConfig(vocab_size=8, num_layers=1, width=8, num_heads=2, remat="some")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="attention backend 'fast'"):
         random_model(dataclasses.replace(TINY, attention="fast"))(*whole_rows(np.zeros((1, 4), np.int32)))
+
+
+def test_rows_of_the_head_give_single_logits() -> None:
+    model = random_model(TINY)
+    hidden_BD = jnp.asarray(np.random.default_rng(0).standard_normal((2, TINY.width)), jnp.float32)
+    ids_BC = jnp.asarray([[3, 95, 0], [7, 7, 11]])
+    chosen_BC = jnp.einsum("BD,BCD->BC", hidden_BD, model.head_rows(ids_BC))
+    np.testing.assert_allclose(chosen_BC, jnp.take_along_axis(model.head(hidden_BD), ids_BC, axis=1), rtol=1e-5)
