@@ -45,7 +45,7 @@ from seqgpt_jax.schema import Ask, GivenSpan, Part, Request
 from seqgpt_jax.vocabulary import Vocabulary
 from seqgpt_jax.windows import Long, Planner, Window, within
 
-_BLOCK = 2048  # questions asked at once, so that memory has a bound whatever the number of texts
+_BLOCK = 2048  # labels asked at once, so that memory has a bound whatever the number of texts
 _BAR_DELAY = 3.0  # seconds after which a bar that was not asked for shows up
 
 
@@ -399,16 +399,16 @@ def _limits(
 
 
 def _blocks(pieces: Sequence[tuple[int, Window]], requests: Sequence[Request]) -> Iterator[list[tuple[int, Window]]]:
-    """The windows in blocks of about _BLOCK questions, one window at least."""
+    """The windows in blocks that ask about _BLOCK labels, one window at least."""
     block: list[tuple[int, Window]] = []
-    num_questions = 0
+    num_asked = 0
     for i, window in pieces:
         num_labels = 1 if requests[i].record.kind == "classification" else len(requests[i].meta.labels)
-        if block and num_questions + num_labels > _BLOCK:
+        if block and num_asked + num_labels > _BLOCK:
             yield block
-            block, num_questions = [], 0
+            block, num_asked = [], 0
         block.append((i, window))
-        num_questions += num_labels
+        num_asked += num_labels
     if block:
         yield block
 
