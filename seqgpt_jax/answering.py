@@ -108,7 +108,8 @@ class Answerer:
         encoded = self.vocabulary.encode_prompts(self.format, prompts, self.decode.max_prompt_tokens)
         if bar is not None:
             bar.total = (bar.total or 0) + len(prompts)
-            bar.refresh()
+            if not (bar.disable or bar.delay):  # refreshing would show a bar that is to wait
+                bar.refresh()
         said = [_Said("")] * len(prompts)
         for kind in ("classify", "extract"):  # apart, as the answers of one kind end at about the same time
             asked = [

@@ -141,8 +141,6 @@ TEXTS = (
 CASES = st.tuples(
     TEXTS, st.lists(st.sampled_from(LABELS), min_size=1, max_size=3, unique=True), st.sampled_from([40, 40, 40, 8, 0])
 )
-    TEXTS, st.lists(st.sampled_from(LABELS), min_size=1, max_size=3, unique=True), st.sampled_from([40, 40, 40, 8, 0])
-)
 
 
 def _check(text: str, labels: Sequence[str], raw: str, found: Copied) -> int:
