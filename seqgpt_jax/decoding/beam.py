@@ -58,9 +58,9 @@ def beam_search(
 ) -> list[list[int]]:
     """The best answer that each prompt's beams found, as `generate` gives the greedy one.
 
-    repetition_penalty multiplies the log-probability of every token that the prompt or the beam has (Keskar et al. 2019,
-    arXiv 1909.05858, on log-probabilities as transformers does). batch_size counts beams. UserError as in generate, and
-    for less than two beams, more than half the vocabulary, or a repetition_penalty that is not above 0.
+    repetition_penalty multiplies the log-probability of every token that the prompt or the beam has (Keskar et al.
+    2019, arXiv 1909.05858, with transformers' log-probabilities for its scores). batch_size counts beams. UserError as
+    in generate, and for less than two beams, more than half the vocabulary, or a repetition_penalty not above 0.
     """
     if not 2 <= num_beams <= model.config.vocab_size // 2:
         most = model.config.vocab_size // 2
