@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
 from seqgpt_jax.atomic import AtomicExample
+from seqgpt_jax.decoding.beam import beam_search
 from seqgpt_jax.decoding.generate import generate
+from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.prompt import Parsed, PromptFormat
 from seqgpt_jax.vocabulary import EncodedPrompt, Vocabulary
@@ -16,11 +19,28 @@ from seqgpt_jax.vocabulary import EncodedPrompt, Vocabulary
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """Limits of greedy decoding."""
+    """How answers are found, and their limits. UserError where beams are to be constrained."""
 
     max_prompt_tokens: int = 1024  # a longer prompt loses the end of its text
     max_new_tokens: int = 256  # a longer answer is cut off
-    batch_size: int = 64  # prompts decoded at once
+    batch_size: int = 64  # prompts decoded at once, or beams
+    constrained: bool = True
+    num_beams: int = 1  # above 1: beam search (decoding/beam.py) instead of the greedy answer
+    repetition_penalty: float = 1.0  # of beam search, on every token that the prompt or the answer has
+
+    def __post_init__(self) -> None:
+        if self.num_beams > 1 and self.constrained:
+            raise UserError(f"num_beams={self.num_beams} is for what is not constrained (add constrained=False)")
+        if self.num_beams == 1 and self.repetition_penalty != 1:
+            raise UserError("repetition_penalty is for beam search (set num_beams above 1)")
+
+
+OFFICIAL = DecodeConfig(constrained=False, num_beams=4, repetition_penalty=2.0)
+"""What SeqGPT's released inference.py does, by today's beam rule (decoding/beam.py says what was different).
+
+Two things differ: it runs in float16 on a GPU, and cuts the beginning of a prompt that is too long, not the end of its
+text.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +106,11 @@ class Answerer:
     def _answer_limit(self, question: AtomicExample, num_prompt_tokens: int) -> int:
         """Tokens that are enough for any sensible answer, so that one that never ends does not hold up its batch.
 
-        A choice repeats a few of its labels; spans take each label once and hardly more than the text once.
+        A choice repeats a few of its labels; spans take each label once and hardly more than the text once. Beam search
+        scores what is cut off, so that its limit is the one that was asked for.
         """
+        if self.decode.num_beams > 1:
+            return self.decode.max_new_tokens
         if question.kind == "classify":
             enough = min(num_prompt_tokens, max(64, 2 * max(map(len, question.labels))))
         else:
@@ -95,14 +118,19 @@ class Answerer:
         return min(enough, self.decode.max_new_tokens)
 
     def _generate(self, prompts: list[list[int]], limits: list[int], bar: tqdm | None) -> list[str]:
-        vocabulary = self.vocabulary
-        answers = generate(
+        vocabulary, decode = self.vocabulary, self.decode
+        decoder = generate
+        if decode.num_beams > 1:
+            decoder = functools.partial(
+                beam_search, num_beams=decode.num_beams, repetition_penalty=decode.repetition_penalty
+            )
+        answers = decoder(
             self.model,
             prompts,
             max_new_tokens=limits,
             eos_id=vocabulary.eos_id,
             pad_id=vocabulary.pad_id,
-            batch_size=self.decode.batch_size,
+            batch_size=decode.batch_size,
             progress=None if bar is None else _Advance(bar),
         )
         return vocabulary.decode_batch(answers)
