@@ -10,10 +10,12 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from seqgpt_jax.atomic import NONE, Answer, AtomicExample, Kind, several_may_hold
+from seqgpt_jax.decoding.beam import beam_search
 from seqgpt_jax.decoding.constraints import TokenBytes
 from seqgpt_jax.decoding.extraction import ExtractionPrompt, extract
 from seqgpt_jax.decoding.generate import generate
 from seqgpt_jax.decoding.scoring import choose
+from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.prompt import Parsed, PromptFormat
 from seqgpt_jax.vocabulary import EncodedPrompt, Vocabulary
@@ -21,7 +23,7 @@ from seqgpt_jax.vocabulary import EncodedPrompt, Vocabulary
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """How answers are found, and their limits.
+    """How answers are found, and their limits. UserError where beams are to be constrained.
 
     constrained: extractions copy spans of the text under the labels that were asked, choices are made by scoring these
     labels, whatever the model would rather write. Unconstrained, an answer is what the model writes by itself, and is
@@ -30,9 +32,25 @@ class DecodeConfig:
 
     max_prompt_tokens: int = 1024  # a longer prompt loses the end of its text
     max_new_tokens: int = 256  # a longer answer is cut off
-    batch_size: int = 64  # prompts decoded at once
+    batch_size: int = 64  # prompts decoded at once, or beams
     constrained: bool = True
     length_normalisation: float = 0.0  # of the scores of a choice: divided by the number of tokens to this power
+    num_beams: int = 1  # above 1: beam search (decoding/beam.py) instead of the greedy answer
+    repetition_penalty: float = 1.0  # of beam search, on every token that the prompt or the answer has
+
+    def __post_init__(self) -> None:
+        if self.num_beams > 1 and self.constrained:
+            raise UserError(f"num_beams={self.num_beams} is for what is not constrained (add constrained=False)")
+        if self.num_beams == 1 and self.repetition_penalty != 1:
+            raise UserError("repetition_penalty is for beam search (set num_beams above 1)")
+
+
+OFFICIAL = DecodeConfig(constrained=False, num_beams=4, repetition_penalty=2.0)
+"""What SeqGPT's released inference.py does, by today's beam rule (decoding/beam.py says what was different).
+
+Two things differ: it runs in float16 on a GPU, and cuts the beginning of a prompt that is too long, not the end of its
+text.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +155,11 @@ class Answerer:
     def _answer_limit(self, question: AtomicExample, num_prompt_tokens: int) -> int:
         """Tokens that are enough for any sensible answer, so that one that never ends does not hold up its batch.
 
-        A choice repeats a few of its labels; spans take each label once and hardly more than the text once.
+        A choice repeats a few of its labels; spans take each label once and hardly more than the text once. Beam search
+        scores what is cut off, so that its limit is the one that was asked for.
         """
+        if self.decode.num_beams > 1:
+            return self.decode.max_new_tokens
         if question.kind == "classify":
             enough = min(num_prompt_tokens, max(64, 2 * max(map(len, question.labels))))
         else:
@@ -210,13 +231,18 @@ class Answerer:
     ) -> list[_Said]:
         """What the model writes by itself."""
         vocabulary, ids = self.vocabulary, [prompt.ids for prompt in prompts]
-        answers = generate(
+        decoder = generate
+        if self.decode.num_beams > 1:
+            decoder = functools.partial(
+                beam_search, num_beams=self.decode.num_beams, repetition_penalty=self.decode.repetition_penalty
+            )
+        answers = decoder(
             self.model,
             ids,
             max_new_tokens=[self._answer_limit(q, len(prompt)) for q, prompt in zip(questions, ids, strict=True)],
             eos_id=vocabulary.eos_id,
             pad_id=vocabulary.pad_id,
-            batch_size=self.decode.batch_size,
+            batch_size=decode.batch_size,
             progress=None if bar is None else _Advance(bar),
         )
         return [_Said(raw) for raw in vocabulary.decode_batch(answers)]
