@@ -242,7 +242,7 @@ class Answerer:
             max_new_tokens=[self._answer_limit(q, len(prompt)) for q, prompt in zip(questions, ids, strict=True)],
             eos_id=vocabulary.eos_id,
             pad_id=vocabulary.pad_id,
-            batch_size=decode.batch_size,
+            batch_size=self.decode.batch_size,
             progress=None if bar is None else _Advance(bar),
         )
         return [_Said(raw) for raw in vocabulary.decode_batch(answers)]
