@@ -22,8 +22,10 @@ from tqdm import tqdm
 from seqgpt_jax import hf
 from seqgpt_jax.answering import Answered, Answerer, DecodeConfig
 from seqgpt_jax.atomic import AtomicExample, ask_next, check_labels, recompose
+from seqgpt_jax.compiled import keep_compiled
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.decoder import Decoder
+from seqgpt_jax.models.quantized import Weights, store_weights
 from seqgpt_jax.negatives import evaluation_questions
 from seqgpt_jax.prompt import get_format
 from seqgpt_jax.records import (
@@ -79,10 +81,16 @@ class SeqGPT:
         self.answerer = Answerer(model, vocabulary, get_format(prompt_format), decode or DecodeConfig())
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str], *, decode: DecodeConfig | None = None) -> SeqGPT:
-        """Loads a run directory (its export/), a Hugging Face directory or a hub id. UserError for anything else."""
+    def from_pretrained(
+        cls, path: str | os.PathLike[str], *, weights: Weights = "float32", decode: DecodeConfig | None = None
+    ) -> SeqGPT:
+        """Loads a run directory (its export/), a Hugging Face directory or a hub id. UserError for anything else.
+
+        weights: how matrices are kept in memory; "bfloat16" takes half of float32, "int8" a quarter.
+        """
+        keep_compiled()
         model, vocabulary = hf.load_model(model_directory(Path(path)))
-        return cls(model, vocabulary, decode=decode)
+        return cls(store_weights(model, weights), vocabulary, decode=decode)
 
     # --- for anyone ---
 
