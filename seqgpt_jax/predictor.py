@@ -23,11 +23,13 @@ from seqgpt_jax import schema as schemas
 from seqgpt_jax.answering import Answered, Answerer, DecodeConfig
 from seqgpt_jax.atomic import AtomicExample, ask_next, none_options, recompose, several_may_hold
 from seqgpt_jax.calibration import Calibration
+from seqgpt_jax.compiled import keep_compiled
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.findings import Reading
 from seqgpt_jax.input_checks import Labels, as_parallel, as_texts
 from seqgpt_jax.merging import merge
 from seqgpt_jax.models.decoder import Decoder
+from seqgpt_jax.models.quantized import Weights, store_weights
 from seqgpt_jax.negatives import evaluation_questions
 from seqgpt_jax.prompt import get_format
 from seqgpt_jax.records import DatasetMeta, Record
@@ -95,11 +97,17 @@ class SeqGPT:
         self.calibration = calibration or Calibration()
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str], *, decode: DecodeConfig | None = None) -> SeqGPT:
-        """Loads a run directory (its export/), a Hugging Face directory or a hub id. UserError for anything else."""
+    def from_pretrained(
+        cls, path: str | os.PathLike[str], *, weights: Weights = "float32", decode: DecodeConfig | None = None
+    ) -> SeqGPT:
+        """Loads a run directory (its export/), a Hugging Face directory or a hub id. UserError for anything else.
+
+        weights: how matrices are kept in memory; "bfloat16" takes half of float32, "int8" a quarter.
+        """
+        keep_compiled()
         directory = model_directory(Path(path))
         model, vocabulary = hf.load_model(directory)
-        return cls(model, vocabulary, decode=decode, calibration=Calibration.load(directory))
+        return cls(store_weights(model, weights), vocabulary, decode=decode, calibration=Calibration.load(directory))
 
     # --- for anyone ---
 

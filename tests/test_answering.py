@@ -47,3 +47,9 @@ def test_settings_that_do_not_fit() -> None:
         DecodeConfig(num_beams=4)
     with pytest.raises(UserError, match="set num_beams above 1"):
         DecodeConfig(constrained=False, repetition_penalty=2.0)
+
+
+def test_a_model_is_loaded_with_the_weights_that_were_asked_for(model_dir: Path) -> None:
+    model = SeqGPT.from_pretrained(model_dir, weights="int8").answerer.model
+    assert model.embedding[...].dtype == "int8"
+    assert SeqGPT.from_pretrained(model_dir).answerer.model.embedding[...].dtype == "float32"
