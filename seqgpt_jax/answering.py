@@ -13,6 +13,7 @@ from seqgpt_jax.atomic import NONE, Answer, AtomicExample
 from seqgpt_jax.decoding.constraints import TokenBytes
 from seqgpt_jax.decoding.extraction import ExtractionPrompt, extract
 from seqgpt_jax.decoding.generate import generate
+from seqgpt_jax.demonstrations import Demonstrations
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.prompt import Parsed, PromptFormat
 from seqgpt_jax.vocabulary import EncodedPrompt, Vocabulary
@@ -42,6 +43,7 @@ class Answered:
     tokens_cut: prompt tokens that the end of the text lost to the limit.
     probabilities: of each label that was scored, under (label,), and of each string, under (label, string); as the
     model gives them, without calibration. Empty where it wrote freely.
+    num_examples: demonstrations that stood before the text; None where there are none to choose from.
     """
 
     example: AtomicExample
@@ -49,6 +51,7 @@ class Answered:
     parsed: Parsed
     tokens_cut: int = 0
     probabilities: Mapping[tuple[str, ...], float] = field(default_factory=dict)
+    num_examples: int | None = None
 
     @property
     def strings(self) -> tuple[str, ...]:
@@ -81,13 +84,18 @@ class Answerer:
         bar: tqdm | None,
         strict: bool,
         multi_label: Sequence[bool] | None = None,
+        pools: Sequence[Demonstrations | None] | None = None,
     ) -> list[Answered]:
         """Returns the answer to each question, in the order given. Questions with the same prompt are decoded once.
 
-        strict: labels that leave no room for the text, or that were answered unasked, are not let through."""
-        keys = [(example.kind, example.text, example.labels) for example in examples]
+        strict: labels that leave no room for the text, or that were answered unasked, are not let through.
+        pools: the examples that each question chooses its demonstrations from.
+        """
+        own = [None] * len(examples) if pools is None else pools
+        keys = [(each.kind, each.text, each.labels, id(pool)) for each, pool in zip(examples, own, strict=True)]
         prompts = list(dict(zip(keys, examples, strict=True)).values())
         encoded = self.vocabulary.encode_prompts(self.format, prompts, self.decode.max_prompt_tokens)
+        shown = self._demonstrate(prompts, encoded, list(dict(zip(keys, own, strict=True)).values()))
         if bar is not None:
             bar.total = (bar.total or 0) + len(prompts)
             if not bar.delay:  # refreshing would show a bar that is to wait
@@ -100,12 +108,38 @@ class Answerer:
             for (i, _, _), answer in zip(asked, answers, strict=True):
                 said[i] = answer
         by_key = {}
-        for prompt, answer, kept in zip(prompts, said, encoded, strict=True):
-            by_key[prompt.kind, prompt.text, prompt.labels] = self._read(prompt, answer, kept, strict)
+        for key, prompt, answer, kept, number in zip(dict.fromkeys(keys), prompts, said, encoded, shown, strict=True):
+            by_key[key] = replace(self._read(prompt, answer, kept, strict), num_examples=number)
         return [
             replace(by_key[key], example=replace(example, answer=by_key[key].example.answer))
             for key, example in zip(keys, examples, strict=True)
         ]
+
+    def _demonstrate(
+        self,
+        prompts: Sequence[AtomicExample],
+        encoded: list[EncodedPrompt | None],
+        pools: Sequence[Demonstrations | None],
+    ) -> list[int | None]:
+        """Puts before each prompt what its pool has for it and what room is left for; returns how many that were."""
+        shown: list[int | None] = []
+        for i, (prompt, kept, pool) in enumerate(zip(prompts, encoded, pools, strict=True)):
+            if pool is None or kept is None:
+                shown.append(None)
+                continue
+            solved = pool.before(prompt)
+            asked = self.vocabulary.encode_prompts(self.format, solved)
+            answers = self.vocabulary.encode_answers([self.format.render_answer(each) for each in solved])
+            before: list[int] = []
+            number = 0
+            for block, answer in zip(asked, answers, strict=True):
+                assert block is not None
+                if len(block.ids) + len(answer) + len(before) + len(kept.ids) <= self.decode.max_prompt_tokens:
+                    before = [*block.ids, *answer, *before]
+                    number += 1
+            encoded[i] = replace(kept, ids=[*before, *kept.ids], num_text_ids=len(before) + kept.num_text_ids)
+            shown.append(number)
+        return shown
 
     def _answer_limit(self, question: AtomicExample, num_prompt_tokens: int) -> int:
         """Tokens that are enough for any sensible answer, so that one that never ends does not hold up its batch.

@@ -10,14 +10,15 @@ A schema names several things to find out about one text, each by one of six wor
      "when":      {"answer": "When was it?"},            (with "options": [...] one of them is chosen)
      "kinds":     {"types": ["river", "bank"], "spans": ["Thames"]}}
 
-Labels are a list, or {name: the words that stand for it in the prompt}; results carry the names.
+Labels are a list, or {name: the words that stand for it in the prompt}; results carry the names. Beside any of the six
+may stand "examples": demonstrations, as demonstrations.py shows them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from seqgpt_jax.errors import UserError
@@ -38,11 +39,15 @@ from seqgpt_jax.results import Classification, Result, TypedSpan, Types
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A record without answers, and what may be answered. multi_label: several labels may hold, or none."""
+    """A record without answers, and what may be answered.
+
+    multi_label: several labels may hold, or none. examples: demonstrations of its own (demonstrations.py).
+    """
 
     record: Record
     meta: DatasetMeta
     multi_label: bool = False
+    examples: Sequence[Any] = ()
 
 
 Ask: TypeAlias = Callable[[str], Request]
@@ -235,12 +240,12 @@ def _read_part(name: str, part: Any) -> Part:
     if len(words) != 1:
         raise UserError(f"schema part {name!r} is {part!r} (it must have exactly one of {', '.join(_WORDS)})")
     (word,) = words
-    unknown = [str(field) for field in part if field not in (word, *_WORDS[word])]
+    unknown = [str(field) for field in part if field not in (word, "examples", *_WORDS[word])]
     if unknown:
         allowed = ", ".join(_WORDS[word]) or "nothing"
         raise UserError(f"schema part {name!r}: {unknown[0]!r} does not go with {word!r} ({allowed} does)")
     try:
-        return _PARTS[word](part)
+        return _with_examples(_PARTS[word](part), part.get("examples", ()))
     except UserError as error:
         raise UserError(f"schema part {name!r}: {error}") from None
 
@@ -248,6 +253,10 @@ def _read_part(name: str, part: Any) -> Part:
 def single(ask: Ask) -> Part:
     """What one request finds out."""
     return Part(lambda text: [ask(text)], lambda requests, results: results[0])
+
+
+def _with_examples(part: Part, examples: Sequence[Any]) -> Part:
+    return Part(lambda text: [replace(request, examples=examples) for request in part.requests(text)], part.combine)
 
 
 def _classify_part(part: Mapping[str, Any]) -> Part:
