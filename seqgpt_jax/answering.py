@@ -96,7 +96,7 @@ class Answerer:
         prompts = list(dict(zip(keys, examples, strict=True)).values())
         encoded = self.vocabulary.encode_prompts(self.format, prompts, self.decode.max_prompt_tokens)
         shown = self._demonstrate(prompts, encoded, list(dict(zip(keys, own, strict=True)).values()))
-        if bar is not None:
+        if bar is not None and not bar.disable:
             bar.total = (bar.total or 0) + len(prompts)
             if not bar.delay:  # refreshing would show a bar that is to wait
                 bar.refresh()

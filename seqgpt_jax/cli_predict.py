@@ -1,8 +1,8 @@
 """`seqgpt predict`: texts of any number through a model, read in blocks, written as it goes, and taken up again.
 
-An output file that was left unfinished is gone on with: its whole lines stay, a torn last line is cut off. Beside it lies
-FILE.settings.json with what was asked of which model; other settings, or lines that are not those of the input, are
-refused.
+An output file that was left unfinished is gone on with: its whole lines stay, a torn last line is cut off. Beside it
+lies FILE.settings.json with what was asked of which model; other settings, or lines that are not those of the input,
+are refused.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ def add_predict_command(commands: Any) -> None:
         "--input",
         type=Path,
         metavar="FILE",
-        help="FILE.jsonl(.gz), FILE.csv or FILE.tsv; - reads JSON lines from stdin",
+        help="FILE.jsonl(.gz), FILE.csv, FILE.tsv, or - for JSON lines on stdin",
     )
     predict.add_argument(
         "--text_field", default="text", metavar="NAME", help="the field or column of the text (default: text)"
     )
     predict.add_argument(
-        "--out", type=Path, metavar="FILE.jsonl", help="default: stdout; an unfinished file is gone on with"
+        "--out", type=Path, metavar="FILE.jsonl", help="default: stdout; goes on with an unfinished file"
     )
     predict.add_argument(
         "--format", default="results", choices=("results", "records"), help="of the lines written (default: results)"
@@ -70,7 +70,7 @@ def add_predict_command(commands: Any) -> None:
         "--long",
         default="chunk",
         choices=("chunk", "truncate", "error"),
-        help="texts too long for a prompt (default: chunk)",
+        help="what of a text that is too long (default: chunk)",
     )
     predict.add_argument("--abstain_below", type=share, metavar="P", help="leave out what is less probable")
     predict.add_argument("--examples", type=Path, metavar="FILE.jsonl", help="demonstrations, [text, answer] a line")
@@ -87,30 +87,37 @@ class _Row:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from seqgpt_jax.input_checks import as_texts
+    from seqgpt_jax.input_checks import as_text
     from seqgpt_jax.predictor import SeqGPT, model_directory
     from seqgpt_jax.schema import read_schema
+    from seqgpt_jax.training.signals import SignalWatch
 
     schema = _schema(options)
     parts = read_schema(schema)
     single = len(parts) == 1 and "" in parts
     if options.format == "records" and (not single or "types" in schema[""]):
         raise UserError(
-            "--format records takes one task with one record a text (--classify, --extract, or such a schema)"
+            "--format records takes one task with a record a text (--classify, --extract, or such a schema)"
         )
     _check_input(options)
     directory = model_directory(Path(options.model))
     output = _Output(options.out, _settings(options, schema, directory))
-    with output, tqdm(unit="B", unit_scale=True, total=_size(options), disable=options.input is None) as bar:
+    watch = SignalWatch() if options.out else contextlib.nullcontext()  # a stop leaves whole lines behind
+    with (
+        watch,
+        output,
+        tqdm(unit="B", unit_scale=True, total=_size(options), disable=options.input is None, delay=1) as bar,
+    ):
         rows = _rows(options, bar)
         num_done = output.skip(rows)
         model: SeqGPT | None = None
         while block := list(islice(rows, _BLOCK)):
             for row in block:
-                as_texts([row.text], f"{row.place}: text")
+                as_text(row.text, f"{row.place}: text")
             model = model or SeqGPT.from_pretrained(options.model)
             for line in _lines(model, block, parts, options, num_done):
                 output.write(line)
+            output.flush()
             num_done += len(block)
             bar.set_postfix_str(f"{num_done:,} texts")
     if options.out:
@@ -124,11 +131,15 @@ def _lines(
     from seqgpt_jax.records import record_to_dict
     from seqgpt_jax.results import to_record
 
-    asked = dict(
-        long=options.long, abstain_below=options.abstain_below, max_examples=options.max_examples, progress=False
+    answers = model.ask_parts(
+        [row.text for row in block for _ in parts],
+        [*parts.values()] * len(block),
+        long=options.long,
+        abstain_below=options.abstain_below,
+        max_examples=options.max_examples,
+        progress=False,
     )
-    texts = [row.text for row in block for _ in parts]
-    results = iter(model.ask_parts(texts, [*parts.values()] * len(block), **asked))
+    results = iter(answers)
     for number, row in enumerate(block, first):
         own = {name: next(results) for name in parts}
         if options.format == "records":
@@ -149,9 +160,7 @@ def _schema(options: argparse.Namespace) -> dict[str, Any]:
 
     if options.schema:
         if options.labels or options.examples or options.multi_label:
-            raise UserError(
-                "--labels, --examples and --multi_label do not go with --schema (write them into its parts)"
-            )
+            raise UserError("--labels, --examples and --multi_label do not go with --schema (write them into it)")
         schema = _read_json(options.schema)
         return {"": schema} if is_single(schema) else schema
     word = "classify" if options.classify is not None else "extract"
@@ -304,6 +313,10 @@ class _Output:
             print(line, flush=True)
         else:
             self._stream.write(line.encode("utf-8") + b"\n")
+
+    def flush(self) -> None:
+        if self._stream is not None:
+            self._stream.flush()
 
     def _check(self, beside: Path) -> None:
         remedy = "remove the file, or give another --out"

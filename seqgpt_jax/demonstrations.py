@@ -26,7 +26,7 @@ from typing import Any
 
 from seqgpt_jax.atomic import AtomicExample, decompose
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.input_checks import as_texts
+from seqgpt_jax.input_checks import as_text
 from seqgpt_jax.negatives import ask_only
 from seqgpt_jax.occurrences import locate, normalise_string
 from seqgpt_jax.records import (
@@ -126,16 +126,16 @@ def terms(text: str) -> list[str]:
 def read_example(like: Record, example: Any) -> Record:
     """The record that an example solves, with its gold. UserError for words that are not in the text."""
     text, *beside, gold = example
-    as_texts([text], "text")
+    as_text(text, "text")
     match like:
         case ClassificationRecord():
             record = replace(like, text=text, labels=tuple(_strings(_field(gold, "labels"))))
             if like.text_pair is not None:
-                (pair,) = as_texts(beside, "text_pair")
-                return replace(record, text_pair=pair)
+                (pair,) = beside
+                return replace(record, text_pair=as_text(pair, "text_pair"))
             if like.target is not None:
-                (target,) = as_texts(beside, "target")
-                return replace(record, target=Target(target))
+                (target,) = beside
+                return replace(record, target=Target(as_text(target, "target")))
             if beside:
                 raise ValueError
             return record

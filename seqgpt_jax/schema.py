@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.input_checks import Labels, as_labels, as_texts
+from seqgpt_jax.input_checks import Labels, as_labels, as_text
 from seqgpt_jax.occurrences import locate, normalise_string
 from seqgpt_jax.records import (
     ClassificationRecord,
@@ -118,7 +118,7 @@ def events(schema: Mapping[str, Labels]) -> Ask:
 
 
 def answer(question: str, options: Labels | None = None) -> Ask:
-    as_texts([question], "question")
+    as_text(question, "question")
     if options is None:
         metas = _metas("MRC-SE", ("answer",), {})
         return lambda text: Request(
@@ -264,7 +264,7 @@ def _classify_part(part: Mapping[str, Any]) -> Part:
     check_beside(pair, target, task)
     for name, given in (("text_pair", pair), ("target", target)):
         if given is not None:
-            as_texts([given], name)
+            as_text(given, name)
     ask = classify(part["classify"], part.get("multi_label", False), task)
     return single(lambda text: ask(text, pair, target))
 

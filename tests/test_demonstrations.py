@@ -70,12 +70,10 @@ def test_every_task_takes_them(ask: Any) -> None:
         return sorted({block for blocks in decoder.demonstrations for block in blocks})
 
     text = "Ada met Bob."
-    assert shown(lambda m: m.classify(text, ["x", "y"], examples=[("Eve", "y")])) == [
-        "输入: Eve\n分类: x，y\n输出: y\n"
-    ]
-    several = shown(
-        lambda m: m.classify(text, {"x": "ex", "y": "why"}, multi_label=True, examples=[("Eve", ["y", "x"])])
-    )
+    one = shown(lambda m: m.classify(text, ["x", "y"], examples=[("Eve", "y")]))
+    assert one == ["输入: Eve\n分类: x，y\n输出: y\n"]
+    labels, examples = {"x": "ex", "y": "why"}, [("Eve", ["y", "x"])]
+    several = shown(lambda m: m.classify(text, labels, multi_label=True, examples=examples))
     assert several == ["输入: Eve\n分类: ex，why\n输出: ex，why\n"]
     pair = shown(lambda m: m.classify(text, ["x"], text_pair="It is.", examples=[("Eve", "It was.", [])]))
     assert pair == ["输入: Eve\tIt was.\n分类: x\n输出: None\n"]
@@ -101,9 +99,8 @@ def test_every_task_takes_them(ask: Any) -> None:
 
 
 def test_results_are_examples(ask: Any) -> None:
-    model, decoder = ask(
-        finds({"who": ["Ada", "Bob"], "boss": ["Ada"], "met event": ["met"], "guest of met event": ["Bob"]})
-    )
+    known = {"who": ["Ada", "Bob"], "boss": ["Ada"], "met event": ["met"], "guest of met event": ["Bob"]}
+    model, decoder = ask(finds(known))
     text = "Ada met Bob."
     for call in (
         partial(model.classify, text, ["met", "left"]),
@@ -133,7 +130,7 @@ def test_no_more_than_there_is_room_for(ask: Any) -> None:
     assert model.extract("Ada", ["who"], examples=many, max_examples=2).num_examples == 2
     long = model.extract("Ada sang. " * 60, ["who"], examples=many)  # windows leave room
     assert long.num_windows > 2 and long.num_examples > 0
-    assert model.extract("Ada sang nothing. " * 5, ["who"], examples=many).num_examples == 0  # and that is said
+    assert model.extract("Ada sang nothing. " * 6, ["who"], examples=many).num_examples == 0  # and that is said
 
 
 @pytest.mark.parametrize(
@@ -141,7 +138,7 @@ def test_no_more_than_there_is_room_for(ask: Any) -> None:
     [
         ("Ada", "give a list of"),
         ([("Ada", {"who": ["Eve"]})], r"examples\[0\]: 'Eve' is not in the text"),
-        ([("Ada", {}), ("", {})], r"examples\[1\]: text 0 is empty"),
+        ([("Ada", {}), ("", {})], r"examples\[1\]: text is empty"),
         ([("Ada", {"what": ["Ada"]})], r"examples\[0\]: .*'what' is not among the labels"),
         (["Ada sang"], r"examples\[0\] is 'Ada sang' \(give \(text, answer\)"),
         ([("Ada",)], r"examples\[0\] is"),
