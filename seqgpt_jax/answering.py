@@ -15,6 +15,7 @@ from seqgpt_jax.decoding.constraints import TokenBytes
 from seqgpt_jax.decoding.extraction import ExtractionPrompt, extract
 from seqgpt_jax.decoding.generate import generate
 from seqgpt_jax.decoding.scoring import choose
+from seqgpt_jax.demonstrations import Demonstrations
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.prompt import Parsed, PromptFormat
@@ -63,6 +64,7 @@ class Answered:
     tokens_cut: prompt tokens that the end of the text lost to the limit.
     probabilities: by the model, uncalibrated: of (label,) for each label of a choice whose score is known, of
     (label, string) for what was extracted; empty where unconstrained.
+    num_examples: demonstrations that stood before the text; None where there are none to choose from.
     """
 
     example: AtomicExample
@@ -70,6 +72,7 @@ class Answered:
     parsed: Parsed
     tokens_cut: int = 0
     probabilities: Mapping[tuple[str, ...], float] = field(default_factory=dict)
+    num_examples: int | None = None
 
     @property
     def strings(self) -> tuple[str, ...]:
@@ -106,6 +109,7 @@ class Answerer:
         none_allowed: Sequence[bool] | None = None,
         all_probabilities: bool = False,
         threshold: float = 0.5,
+        pools: Sequence[Demonstrations | None] | None = None,
     ) -> list[Answered]:
         """Returns the answer to each question, in the order given. Questions with the same prompt are decoded once.
 
@@ -114,19 +118,22 @@ class Answerer:
         none_allowed: whether none may where only one may (nowhere, if not given).
         all_probabilities: of every label of a choice, not only of those that it took to find the best.
         threshold: the probability that a label must have where several may hold.
+        pools: the examples that each question chooses its demonstrations from.
         """
         several = [several_may_hold(example.source) for example in examples] if multi_label is None else multi_label
         none = [False] * len(examples) if none_allowed is None else none_allowed
+        own = [None] * len(examples) if pools is None else pools
         keys = [
-            _Key(example.kind, example.text, example.labels, *allowed)
-            for example, *allowed in zip(examples, several, none, strict=True)
+            _Key(each.kind, each.text, each.labels, multi, none_too, id(pool))
+            for each, multi, none_too, pool in zip(examples, several, none, own, strict=True)
         ]
         distinct = dict(zip(keys, examples, strict=True))
         prompts = list(distinct.values())
         encoded = self.vocabulary.encode_prompts(self.format, prompts, self.decode.max_prompt_tokens)
-        if bar is not None:
+        shown = self._demonstrate(prompts, encoded, list(dict(zip(keys, own, strict=True)).values()))
+        if bar is not None and not bar.disable:
             bar.total = (bar.total or 0) + len(prompts)
-            if not (bar.disable or bar.delay):  # refreshing would show a bar that is to wait
+            if not bar.delay:  # refreshing would show a bar that is to wait
                 bar.refresh()
         said = [_Said("")] * len(prompts)
         for kind in ("classify", "extract"):  # apart, as the answers of one kind end at about the same time
@@ -145,12 +152,38 @@ class Answerer:
             for (i, _, _), answer in zip(asked, answers, strict=True):
                 said[i] = answer
         by_key = {}
-        for key, prompt, answer, kept in zip(distinct, prompts, said, encoded, strict=True):
-            by_key[key] = self._read(prompt, answer, kept, strict)
+        for key, prompt, answer, kept, number in zip(distinct, prompts, said, encoded, shown, strict=True):
+            by_key[key] = replace(self._read(prompt, answer, kept, strict), num_examples=number)
         return [
             replace(by_key[key], example=replace(example, answer=by_key[key].example.answer))
             for key, example in zip(keys, examples, strict=True)
         ]
+
+    def _demonstrate(
+        self,
+        prompts: Sequence[AtomicExample],
+        encoded: list[EncodedPrompt | None],
+        pools: Sequence[Demonstrations | None],
+    ) -> list[int | None]:
+        """Puts before each prompt what its pool has for it and what room is left for; returns how many that were."""
+        shown: list[int | None] = []
+        for i, (prompt, kept, pool) in enumerate(zip(prompts, encoded, pools, strict=True)):
+            if pool is None or kept is None:
+                shown.append(None)
+                continue
+            solved = pool.before(prompt)
+            asked = self.vocabulary.encode_prompts(self.format, solved)
+            answers = self.vocabulary.encode_answers([self.format.render_answer(each) for each in solved])
+            before: list[int] = []
+            number = 0
+            for block, answer in zip(asked, answers, strict=True):
+                assert block is not None
+                if len(block.ids) + len(answer) + len(before) + len(kept.ids) <= self.decode.max_prompt_tokens:
+                    before = [*block.ids, *answer, *before]
+                    number += 1
+            encoded[i] = replace(kept, ids=[*before, *kept.ids], num_text_ids=len(before) + kept.num_text_ids)
+            shown.append(number)
+        return shown
 
     def _answer_limit(self, question: AtomicExample, num_prompt_tokens: int) -> int:
         """Tokens that are enough for any sensible answer, so that one that never ends does not hold up its batch.
@@ -269,6 +302,7 @@ class _Key(NamedTuple):
     labels: tuple[str, ...]
     multi_label: bool
     none_allowed: bool
+    pool: int  # id() of the examples that its demonstrations are chosen from
 
 
 class _Said(NamedTuple):

@@ -57,7 +57,12 @@ class Reading:
                 result = Relations(*_relations(record, found, start))
             case EventRecord():
                 result = Events(_events(record, found, start))
-        return replace(result, document=document, tokens_cut=max((each.tokens_cut for each in answered), default=0))
+        return replace(
+            result,
+            document=document,
+            tokens_cut=max((each.tokens_cut for each in answered), default=0),
+            num_examples=min((n for each in answered if (n := each.num_examples) is not None), default=None),
+        )
 
     def _sure(self, probability: float | None, limit: float | None) -> bool:
         if limit is None:

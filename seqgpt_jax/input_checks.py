@@ -12,13 +12,21 @@ from seqgpt_jax.fields import show
 Labels: TypeAlias = Sequence[str] | Mapping[str, str | None]  # names, or name -> the words that stand for it
 
 
+def as_text(text: Any, name: str) -> str:
+    """The text; UserError for one that is empty, no string, or no Unicode text."""
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(f"{name} is empty or no string: {_show(text)} (give it some words)")
+    check_unicode(text, name)
+    return text
+
+
 def as_texts(text: Any, name: str) -> list[str]:
-    """One text or several as a list; UserError for one that is empty, no string, or no Unicode text."""
+    """One text or several as a list, each checked."""
     if isinstance(text, str):
-        return [_checked(text, name)]
+        return [as_text(text, name)]
     if isinstance(text, bytes | Mapping) or not isinstance(text, Iterable):
         raise UserError(f"{name} is {_show(text)} (give a string, or a list of strings)")
-    return [_checked(one, f"{name} {index}") for index, one in enumerate(text)]
+    return [as_text(one, f"{name} {index}") for index, one in enumerate(text)]
 
 
 def as_labels(labels: Any, name: str = "labels") -> tuple[tuple[str, ...], dict[str, str]]:
@@ -68,13 +76,6 @@ def check_unicode(text: str, name: str) -> None:
             f"{name} has a lone surrogate ({code}) at position {error.start}, which is no character "
             "(text.encode('utf-8', 'replace').decode('utf-8') puts '?' in its place)"
         ) from None
-
-
-def _checked(text: Any, name: str) -> str:
-    if not isinstance(text, str) or not text.strip():
-        raise UserError(f"{name} is empty or no string: {_show(text)} (give it some words)")
-    check_unicode(text, name)
-    return text
 
 
 def _show(value: object) -> str:

@@ -24,6 +24,7 @@ from seqgpt_jax.answering import Answered, Answerer, DecodeConfig
 from seqgpt_jax.atomic import AtomicExample, ask_next, none_options, recompose, several_may_hold
 from seqgpt_jax.calibration import Calibration
 from seqgpt_jax.compiled import keep_compiled
+from seqgpt_jax.demonstrations import Demonstrations
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.findings import Reading
 from seqgpt_jax.input_checks import Labels, as_parallel, as_texts
@@ -65,11 +66,15 @@ class Options(TypedDict, total=False):
     long: what becomes of a text that is too long for one prompt: "chunk" (default) reads it in windows and puts the
     findings together (windows.py), "truncate" reads its start alone, "error" raises. Results say what was done.
     abstain_below: leaves out labels and spans with a lower (calibrated) probability; "calibrated" takes the limits
-    that `seqgpt calibrate` fitted. progress: a bar on stderr; default: once a call has taken three seconds.
+    that `seqgpt calibrate` fitted. examples: solved examples to put before the text (demonstrations.py), at most
+    max_examples (default 8) of them, the most alike to the text, as far as there is room. progress: a bar on stderr;
+    default: once a call has taken three seconds.
     """
 
     long: Long
     abstain_below: float | Literal["calibrated"] | None
+    examples: Sequence[Any]
+    max_examples: int
     progress: bool | None
 
 
@@ -281,6 +286,8 @@ class SeqGPT:
         self, text: str | list[str], schema: Mapping[str, Any], **options: Unpack[Options]
     ) -> Prediction | list[Prediction]:
         """Returns what each part of a schema (schema.py shows one) finds out about the text."""
+        if "examples" in options:
+            raise UserError("examples go into the parts of a schema ({name: {..., 'examples': [...]}})")
         texts, parts = as_texts(text, "text"), schemas.read_schema(schema)
         documents = [one for one in texts for _ in parts]
         results = iter(self.ask_parts(documents, [*parts.values()] * len(texts), **options))
@@ -294,12 +301,16 @@ class SeqGPT:
         *,
         long: Long = "chunk",
         abstain_below: float | Literal["calibrated"] | None = None,
+        examples: Sequence[Any] = (),
+        max_examples: int = 8,
         progress: bool | None = None,
     ) -> list[Result]:
         """Returns a result for each request, in the order given; the texts are asked sorted by length."""
         reading = Reading(self.calibration, *_limits(self.calibration, abstain_below))
         answerer = self.answerer
-        planner = Planner(answerer.vocabulary, answerer.format, answerer.decode.max_prompt_tokens, long)
+        pools = _pools(requests, examples, max_examples)
+        limit = answerer.decode.max_prompt_tokens
+        planner = Planner(answerer.vocabulary, answerer.format, limit, long, with_examples=any(pools))
         plans = [planner.plan(request) for request in requests]
         pieces = sorted(
             ((i, window) for i, plan in enumerate(plans) for window in plan.windows),
@@ -309,7 +320,8 @@ class SeqGPT:
         with _bar(progress) as bar:
             for block in _blocks(pieces, requests):
                 asked = [within(requests[i], window) for i, window in block]
-                for (i, window), request, predicted in zip(block, asked, self._predict_asked(asked, bar), strict=True):
+                predictions = self._predict_asked(asked, [pools[i] for i, _ in block], bar)
+                for (i, window), request, predicted in zip(block, asked, predictions, strict=True):
                     if long == "error" and any(answer.tokens_cut for answer in predicted.answered):
                         raise UserError("a question about a text is too long for the prompt (ask with long='chunk')")
                     document = requests[i].record.text
@@ -332,9 +344,11 @@ class SeqGPT:
         results = iter(self.ask([request for own in requests for request in own], **options))
         return [part.combine(own, [next(results) for _ in own]) for part, own in zip(parts, requests, strict=True)]
 
-    def _predict_asked(self, requests: Sequence[Request], bar: tqdm) -> list[RecordPrediction]:
+    def _predict_asked(
+        self, requests: Sequence[Request], pools: Sequence[Demonstrations | None], bar: tqdm
+    ) -> list[RecordPrediction]:
         records, metas = [request.record for request in requests], [request.meta for request in requests]
-        return self._predict(records, metas, "input", bar, strict=True)
+        return self._predict(records, metas, "input", bar, strict=True, pools=pools)
 
     # --- for evaluation ---
 
@@ -375,7 +389,9 @@ class SeqGPT:
         bar: tqdm,
         strict: bool,
         all_probabilities: bool = False,
+        pools: Sequence[Demonstrations | None] | None = None,
     ) -> list[RecordPrediction]:
+        """pools: of each record, the examples to put before its questions."""
         answered: list[list[Answered]] = [[] for _ in records]
         unfinished = list(range(len(records)))
         while unfinished:
@@ -393,6 +409,7 @@ class SeqGPT:
                 none_allowed=[bool(none_options(records[i])) for i, _ in questions],
                 all_probabilities=all_probabilities,
                 threshold=self.calibration.label_threshold,
+                pools=None if pools is None else [pools[i] for i, _ in questions],
             )
             for (i, _), answer in zip(questions, answers, strict=True):
                 answered[i].append(answer)
@@ -422,6 +439,21 @@ def _limits(
     if abstain_below is not None and not (isinstance(abstain_below, int | float) and 0 <= abstain_below <= 1):
         raise UserError(f"abstain_below is {abstain_below!r} (it must be in 0..1, or 'calibrated')")
     return abstain_below, abstain_below
+
+
+def _pools(requests: Sequence[Request], examples: Sequence[Any], most: int) -> list[Demonstrations | None]:
+    """The examples for each request: its own, or those for all; one pool for all that ask the same in one language."""
+    if most < 1:
+        raise UserError(f"max_examples is {most} (it must be at least 1; leave out examples to give none)")
+    made: dict[tuple[object, ...], Demonstrations | None] = {}
+    pools = []
+    for request in requests:
+        given = request.examples or examples
+        key = (id(given), id(request.meta), request.record.kind)
+        if key not in made:
+            made[key] = Demonstrations(request.record, request.meta, given, most) if given else None
+        pools.append(made[key])
+    return pools
 
 
 def _blocks(pieces: Sequence[tuple[int, Window]], requests: Sequence[Request]) -> Iterator[list[tuple[int, Window]]]:

@@ -10,18 +10,19 @@ A schema names several things to find out about one text, each by one of six wor
      "when":      {"answer": "When was it?"},            (with "options": [...] one of them is chosen)
      "kinds":     {"types": ["river", "bank"], "spans": ["Thames"]}}
 
-Labels are a list, or {name: the words that stand for it in the prompt}; results carry the names.
+Labels are a list, or {name: the words that stand for it in the prompt}; results carry the names. Beside any of the six
+may stand "examples": demonstrations, as demonstrations.py shows them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.input_checks import Labels, as_labels, as_texts
+from seqgpt_jax.input_checks import Labels, as_labels, as_text
 from seqgpt_jax.occurrences import locate, normalise_string
 from seqgpt_jax.records import (
     ClassificationRecord,
@@ -38,10 +39,11 @@ from seqgpt_jax.results import Classification, Result, TypedSpan, Types
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A record without answers, and what may be answered."""
+    """A record without answers, and what may be answered. examples: demonstrations of its own (demonstrations.py)."""
 
     record: Record
     meta: DatasetMeta
+    examples: Sequence[Any] = ()
 
     @property
     def multi_label(self) -> bool:
@@ -117,7 +119,7 @@ def events(schema: Mapping[str, Labels]) -> Ask:
 
 
 def answer(question: str, options: Labels | None = None) -> Ask:
-    as_texts([question], "question")
+    as_text(question, "question")
     if options is None:
         metas = _metas("MRC-SE", ("answer",), {})
         return lambda text: Request(
@@ -237,12 +239,12 @@ def _read_part(name: str, part: Any) -> Part:
     if len(words) != 1:
         raise UserError(f"schema part {name!r} is {part!r} (it must have exactly one of {', '.join(_WORDS)})")
     (word,) = words
-    unknown = [str(field) for field in part if field not in (word, *_WORDS[word])]
+    unknown = [str(field) for field in part if field not in (word, "examples", *_WORDS[word])]
     if unknown:
         allowed = ", ".join(_WORDS[word]) or "nothing"
         raise UserError(f"schema part {name!r}: {unknown[0]!r} does not go with {word!r} ({allowed} does)")
     try:
-        return _PARTS[word](part)
+        return _with_examples(_PARTS[word](part), part.get("examples", ()))
     except UserError as error:
         raise UserError(f"schema part {name!r}: {error}") from None
 
@@ -252,12 +254,16 @@ def single(ask: Ask) -> Part:
     return Part(lambda text: [ask(text)], lambda requests, results: results[0])
 
 
+def _with_examples(part: Part, examples: Sequence[Any]) -> Part:
+    return Part(lambda text: [replace(request, examples=examples) for request in part.requests(text)], part.combine)
+
+
 def _classify_part(part: Mapping[str, Any]) -> Part:
     pair, target, task = part.get("text_pair"), part.get("target"), part.get("task")
     check_beside(pair, target, task)
     for name, given in (("text_pair", pair), ("target", target)):
         if given is not None:
-            as_texts([given], name)
+            as_text(given, name)
     ask = classify(part["classify"], part.get("multi_label", False), task)
     return single(lambda text: ask(text, pair, target))
 

@@ -53,7 +53,8 @@ _PROBE = "输入: The U.S. (2024)  naïve 北京，a\tb\n抽取: x，y\n输出: 
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """ids end in [GEN]; the first num_text_ids are those of the text, which prompts about the same text share.
+    """ids end in [GEN]; the first num_text_ids are those of the text, which prompts about the same text share, and of
+    the demonstrations before it.
 
     text_kept: what is left of the text after tokens_cut tokens were taken from its end.
     """

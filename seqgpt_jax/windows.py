@@ -130,6 +130,7 @@ class Planner:
     format: PromptFormat
     max_prompt_tokens: int
     long: Long
+    with_examples: bool = False  # then a window takes half of the room, and examples the other half
     _frames: dict[object, _Frame] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -158,6 +159,8 @@ class Planner:
                 f"{self.max_prompt_tokens} for a text of {len(starts)} tokens, and a window of it takes {MIN_WINDOW} "
                 "(ask fewer or shorter labels at once, or allow more tokens)"
             )
+        if self.with_examples:
+            room = max(room // 2, MIN_WINDOW)
         if self.long == "truncate":
             kept = head(text, starts, room)
             return Plan((kept,), len(starts) - kept.num_tokens)

@@ -133,7 +133,7 @@ def test_a_schema_mixes_them_all(ask: Any) -> None:
         ({"a": {"extract": ["x"], "options": ["y"]}}, "'options' does not go with 'extract'"),
         ({"a": {"extract": []}}, "part 'a': labels is empty"),
         ({"a": {"relations": ["x"]}}, "part 'a': entity_types is empty"),
-        ({"a": {"answer": 3}}, "part 'a': question 0 is empty or no string"),
+        ({"a": {"answer": 3}}, "part 'a': question is empty or no string"),
         ({"a": {"types": ["x"], "spans": "Ada"}}, "give a list of strings or of"),
         ({"a": {"classify": ["x"], "target": "a", "text_pair": "b"}}, "both text_pair and target"),
         ({"a": {"events": ["x"]}}, "give {event type"),
