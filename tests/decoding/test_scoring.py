@@ -392,6 +392,10 @@ def test_rows_leave_a_batch_and_its_cache_grows(
     whole = _choose(plain, prompts, label_sets, batch_size=16, all_probabilities=True)
     assert [choice.labels for choice in best] == [choice.labels for choice in whole]
     _same(best[:12], whole[:12])
+    for few, every in zip(best, whole, strict=True):
+        known = {label: every.probabilities[label] for label in few.probabilities}
+        ratio = sum(few.probabilities.values()) / sum(known.values())
+        _close(few.probabilities, {label: probability * ratio for label, probability in known.items()})
 
 
 def test_eight_devices_choose_as_one(plain: Vocabulary, mixed: tuple) -> None:
