@@ -276,7 +276,7 @@ def _walk(
     return written, probabilities
 
 
-@pytest.mark.parametrize("tokenizer", ["plain", "merging"])
+@pytest.mark.parametrize("tokenizer", [pytest.param("plain", marks=pytest.mark.slow), "merging"])
 def test_several_labels_equal_a_plain_walk(tokenizer: str, request: pytest.FixtureRequest) -> None:
     vocabulary = request.getfixturevalue(tokenizer)
     label_sets = [("card", "lost", "fee."), ("a", "(b)", "退款", "why?"), ("退款", "fee.", "card"), ("lost",)] * 2
@@ -407,6 +407,10 @@ def test_rows_leave_a_batch_and_its_cache_grows(
     whole = _choose(plain, prompts, label_sets, batch_size=16, all_probabilities=True)
     assert [choice.labels for choice in best] == [choice.labels for choice in whole]
     _same(best[:12], whole[:12])
+    for few, every in zip(best, whole, strict=True):
+        known = {label: every.probabilities[label] for label in few.probabilities}
+        ratio = sum(few.probabilities.values()) / sum(known.values())
+        _close(few.probabilities, {label: probability * ratio for label, probability in known.items()})
 
 
 def test_eight_devices_choose_as_one(plain: Vocabulary, mixed: tuple) -> None:
@@ -418,6 +422,7 @@ def test_eight_devices_choose_as_one(plain: Vocabulary, mixed: tuple) -> None:
     _same(_choose(plain, prompts, label_sets, multi_label=several, model=sharded), one)
 
 
+@pytest.mark.slow
 def test_an_unrolled_model_and_a_head_in_pieces(
     plain: Vocabulary, mixed: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
