@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from seqgpt_jax.atomic import NONE, Answer, AtomicExample
+from seqgpt_jax.atomic import NONE, Answer, AtomicExample, Kind, several_may_hold
 from seqgpt_jax.decoding.constraints import TokenBytes
 from seqgpt_jax.decoding.extraction import ExtractionPrompt, extract
 from seqgpt_jax.decoding.generate import generate
+from seqgpt_jax.decoding.scoring import choose
 from seqgpt_jax.demonstrations import Demonstrations
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.prompt import Parsed, PromptFormat
@@ -23,14 +24,16 @@ from seqgpt_jax.vocabulary import EncodedPrompt, Vocabulary
 class DecodeConfig:
     """How answers are found, and their limits.
 
-    constrained: extractions copy spans of the text under the labels that were asked, whatever the model would rather
-    write. Unconstrained, an answer is what the model writes by itself, and is read as far as it can be.
+    constrained: extractions copy spans of the text under the labels that were asked, choices are made by scoring these
+    labels, whatever the model would rather write. Unconstrained, an answer is what the model writes by itself, and is
+    read as far as it can be.
     """
 
     max_prompt_tokens: int = 1024  # a longer prompt loses the end of its text
     max_new_tokens: int = 256  # a longer answer is cut off
     batch_size: int = 64  # prompts decoded at once
     constrained: bool = True
+    length_normalisation: float = 0.0  # of the scores of a choice: divided by the number of tokens to this power
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +86,31 @@ class Answerer:
         examples: Sequence[AtomicExample],
         bar: tqdm | None,
         strict: bool,
+        *,
         multi_label: Sequence[bool] | None = None,
+        none_allowed: Sequence[bool] | None = None,
+        all_probabilities: bool = False,
+        threshold: float = 0.5,
         pools: Sequence[Demonstrations | None] | None = None,
     ) -> list[Answered]:
         """Returns the answer to each question, in the order given. Questions with the same prompt are decoded once.
 
         strict: labels that leave no room for the text, or that were answered unasked, are not let through.
+        multi_label: whether several labels of a choice may hold, or none (atomic.several_may_hold, if not given).
+        none_allowed: whether none may where only one may (nowhere, if not given).
+        all_probabilities: of every label of a choice, not only of those that it took to find the best.
+        threshold: the probability that a label must have where several may hold.
         pools: the examples that each question chooses its demonstrations from.
         """
+        several = [several_may_hold(example.source) for example in examples] if multi_label is None else multi_label
+        none = [False] * len(examples) if none_allowed is None else none_allowed
         own = [None] * len(examples) if pools is None else pools
-        keys = [(each.kind, each.text, each.labels, id(pool)) for each, pool in zip(examples, own, strict=True)]
-        prompts = list(dict(zip(keys, examples, strict=True)).values())
+        keys = [
+            _Key(example.kind, example.text, example.labels, id(pool), *allowed)
+            for example, pool, *allowed in zip(examples, own, several, none, strict=True)
+        ]
+        distinct = dict(zip(keys, examples, strict=True))
+        prompts = list(distinct.values())
         encoded = self.vocabulary.encode_prompts(self.format, prompts, self.decode.max_prompt_tokens)
         shown = self._demonstrate(prompts, encoded, list(dict(zip(keys, own, strict=True)).values()))
         if bar is not None and not bar.disable:
@@ -102,13 +119,22 @@ class Answerer:
                 bar.refresh()
         said = [_Said("")] * len(prompts)
         for kind in ("classify", "extract"):  # apart, as the answers of one kind end at about the same time
-            asked = [(i, prompts[i], kept) for i, kept in enumerate(encoded) if kept and prompts[i].kind == kind]
-            decode = self._copy if kind == "extract" and self.decode.constrained else self._write
-            answers = decode([prompt for _, prompt, _ in asked], [kept for _, _, kept in asked], bar)
+            asked = [
+                (i, key, kept)
+                for i, (key, kept) in enumerate(zip(distinct, encoded, strict=True))
+                if kept and key.kind == kind
+            ]
+            questions, kept_prompts = [prompts[i] for i, _, _ in asked], [kept for _, _, kept in asked]
+            if not self.decode.constrained:
+                answers = self._write(questions, kept_prompts, bar)
+            elif kind == "extract":
+                answers = self._copy(questions, kept_prompts, bar)
+            else:
+                answers = self._choose([key for _, key, _ in asked], kept_prompts, bar, all_probabilities, threshold)
             for (i, _, _), answer in zip(asked, answers, strict=True):
                 said[i] = answer
         by_key = {}
-        for key, prompt, answer, kept, number in zip(dict.fromkeys(keys), prompts, said, encoded, shown, strict=True):
+        for key, prompt, answer, kept, number in zip(distinct, prompts, said, encoded, shown, strict=True):
             by_key[key] = replace(self._read(prompt, answer, kept, strict), num_examples=number)
         return [
             replace(by_key[key], example=replace(example, answer=by_key[key].example.answer))
@@ -151,6 +177,37 @@ class Answerer:
         else:
             enough = num_prompt_tokens + 4 * len(question.labels) + 16
         return min(enough, self.decode.max_new_tokens)
+
+    def _choose(
+        self,
+        questions: Sequence[_Key],
+        prompts: Sequence[EncodedPrompt],
+        bar: tqdm | None,
+        all_probabilities: bool,
+        threshold: float,
+    ) -> list[_Said]:
+        """Constrained classification. What is said is what the model would have written for the choice."""
+        choices = choose(
+            self.model,
+            self.vocabulary,
+            self.format,
+            prompts,
+            [question.labels for question in questions],
+            multi_label=[question.multi_label for question in questions],
+            none_allowed=[question.none_allowed for question in questions],
+            all_probabilities=all_probabilities,
+            threshold=threshold,
+            length_normalisation=self.decode.length_normalisation,
+            batch_size=self.decode.batch_size,
+            progress=None if bar is None else _Advance(bar),
+        )
+        return [
+            _Said(
+                self.format.write_choice(choice.labels),
+                by_label={(label,): p for label, p in choice.probabilities.items()},
+            )
+            for choice in choices
+        ]
 
     def _copy(
         self, questions: Sequence[AtomicExample], prompts: Sequence[EncodedPrompt], bar: tqdm | None
@@ -206,16 +263,28 @@ class Answerer:
         if encoded is None:
             parsed = replace(parsed, problems=("the labels leave no room for the text",))
         answer = parsed.answer if strict else parsed.full_answer
-        probabilities = _by_string(question.labels, answer, said.probabilities)
+        probabilities = said.by_label or _by_string(question.labels, answer, said.probabilities)
         tokens_cut = encoded.tokens_cut if encoded else 0
         return Answered(replace(question, answer=answer), said.raw, parsed, tokens_cut, probabilities)
 
 
+class _Key(NamedTuple):
+    """What makes two questions the same."""
+
+    kind: Kind
+    text: str
+    labels: tuple[str, ...]
+    pool: int  # id of the demonstrations to choose from
+    multi_label: bool
+    none_allowed: bool
+
+
 class _Said(NamedTuple):
-    """An answer as it was decoded, and the probability of each span in it, `None` among them."""
+    """An answer as it was decoded, and the probability of each span in it, `None` among them, or of labels."""
 
     raw: str
     probabilities: tuple[float, ...] = ()
+    by_label: Mapping[tuple[str, ...], float] = {}
 
 
 def _by_string(

@@ -21,9 +21,9 @@ from tqdm import tqdm
 from seqgpt_jax import hf
 from seqgpt_jax import schema as schemas
 from seqgpt_jax.answering import Answered, Answerer, DecodeConfig
-from seqgpt_jax.atomic import AtomicExample, ask_next, recompose
+from seqgpt_jax.atomic import AtomicExample, ask_next, none_options, recompose, several_may_hold
 from seqgpt_jax.calibration import Calibration
-from seqgpt_jax.demonstrations import Demonstrations
+from seqgpt_jax.demonstrations import Demonstrations, pools_of
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.findings import Reading
 from seqgpt_jax.input_checks import Labels, as_parallel, as_texts
@@ -65,7 +65,8 @@ class Options(TypedDict, total=False):
     findings together (windows.py), "truncate" reads its start alone, "error" raises. Results say what was done.
     abstain_below: leaves out labels and spans with a lower (calibrated) probability; "calibrated" takes the limits
     that `seqgpt calibrate` fitted. examples: solved examples to put before the text (demonstrations.py), at most
-    max_examples (default 8) of them, the most alike to the text, as far as there is room. progress: a bar on stderr;
+    max_examples (default 8) of them, the most alike to the text, as far as there is room. all_probabilities: of every
+    label of a choice, not only of those that it took to find the best (default; faster). progress: a bar on stderr;
     default: once a call has taken three seconds.
     """
 
@@ -73,6 +74,7 @@ class Options(TypedDict, total=False):
     abstain_below: float | Literal["calibrated"] | None
     examples: Sequence[Any]
     max_examples: int
+    all_probabilities: bool
     progress: bool | None
 
 
@@ -102,8 +104,9 @@ class SeqGPT:
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], *, decode: DecodeConfig | None = None) -> SeqGPT:
         """Loads a run directory (its export/), a Hugging Face directory or a hub id. UserError for anything else."""
-        model, vocabulary = hf.load_model(model_directory(Path(path)))
-        return cls(model, vocabulary, decode=decode)
+        directory = model_directory(Path(path))
+        model, vocabulary = hf.load_model(directory)
+        return cls(model, vocabulary, decode=decode, calibration=Calibration.load(directory))
 
     # --- for anyone ---
 
@@ -294,12 +297,13 @@ class SeqGPT:
         abstain_below: float | Literal["calibrated"] | None = None,
         examples: Sequence[Any] = (),
         max_examples: int = 8,
+        all_probabilities: bool = False,
         progress: bool | None = None,
     ) -> list[Result]:
         """Returns a result for each request, in the order given; the texts are asked sorted by length."""
         reading = Reading(self.calibration, *_limits(self.calibration, abstain_below))
         answerer = self.answerer
-        pools = _pools(requests, examples, max_examples)
+        pools = pools_of(requests, examples, max_examples)
         limit = answerer.decode.max_prompt_tokens
         planner = Planner(answerer.vocabulary, answerer.format, limit, long, with_examples=any(pools))
         plans = [planner.plan(request) for request in requests]
@@ -307,11 +311,13 @@ class SeqGPT:
             ((i, window) for i, plan in enumerate(plans) for window in plan.windows),
             key=lambda piece: piece[1].end - piece[1].start,
         )
+        # tempering a choice, and its mean over windows, are over all labels
+        wanted = all_probabilities or len(pieces) > len(requests) or self.calibration.choice_temperature != 1
         found: list[dict[Window, Result]] = [{} for _ in requests]
         with _bar(progress) as bar:
             for block in _blocks(pieces, requests):
                 asked = [within(requests[i], window) for i, window in block]
-                predictions = self._predict_asked(asked, [pools[i] for i, _ in block], bar)
+                predictions = self._predict_asked(asked, [pools[i] for i, _ in block], bar, wanted)
                 for (i, window), request, predicted in zip(block, asked, predictions, strict=True):
                     if long == "error" and any(answer.tokens_cut for answer in predicted.answered):
                         raise UserError("a question about a text is too long for the prompt (ask with long='chunk')")
@@ -336,28 +342,49 @@ class SeqGPT:
         return [part.combine(own, [next(results) for _ in own]) for part, own in zip(parts, requests, strict=True)]
 
     def _predict_asked(
-        self, requests: Sequence[Request], pools: Sequence[Demonstrations | None], bar: tqdm
+        self, requests: Sequence[Request], pools: Sequence[Demonstrations | None], bar: tqdm, all_probabilities: bool
     ) -> list[RecordPrediction]:
         records, metas = [request.record for request in requests], [request.meta for request in requests]
-        multi_label = [request.multi_label for request in requests]
-        return self._predict(records, metas, "input", bar, strict=True, multi_label=multi_label, pools=pools)
+        return self._predict(
+            records,
+            metas,
+            "input",
+            bar,
+            strict=True,
+            pools=pools,
+            all_probabilities=all_probabilities,
+        )
 
     # --- for evaluation ---
 
     def predict_records(
-        self, records: Sequence[Record], metas: Sequence[DatasetMeta], split: str = "test", progress: bool = False
+        self,
+        records: Sequence[Record],
+        metas: Sequence[DatasetMeta],
+        split: str = "test",
+        progress: bool = False,
+        all_probabilities: bool = False,
     ) -> list[RecordPrediction]:
         """Returns what the model makes of each record (what gold they hold is not looked at); metas[i] is records[i]'s.
 
         Records of many datasets may be mixed: their questions are decoded together, sorted by length.
+        all_probabilities: of every label of a choice, not only of those that it took to find the best.
         """
         with _bar(progress) as bar:
-            return self._predict(records, metas, split, bar, strict=False)
+            return self._predict(records, metas, split, bar, strict=False, all_probabilities=all_probabilities)
 
-    def answer_questions(self, examples: Sequence[AtomicExample], progress: bool = False) -> list[Answered]:
-        """Returns the answer to each question, in the order given."""
+    def answer_questions(
+        self, examples: Sequence[AtomicExample], progress: bool = False, constrained: bool = True
+    ) -> list[Answered]:
+        """Returns the answer to each question, in the order given.
+
+        constrained=False: what the model writes when nothing keeps its answers well-formed.
+        """
+        answerer = self.answerer
+        if not constrained:
+            answerer = replace(answerer, decode=replace(answerer.decode, constrained=False))
         with _bar(progress) as bar:
-            return self.answerer.answer(examples, bar, strict=False)
+            return answerer.answer(examples, bar, strict=False)
 
     def _predict(
         self,
@@ -366,13 +393,10 @@ class SeqGPT:
         split: str,
         bar: tqdm,
         strict: bool,
-        multi_label: Sequence[bool] | None = None,
         pools: Sequence[Demonstrations | None] | None = None,
+        all_probabilities: bool = False,
     ) -> list[RecordPrediction]:
-        """multi_label: of each record, whether several labels may hold in a classification of it; None: unknown.
-
-        pools: of each record, the examples to put before its questions.
-        """
+        """pools: of each record, the examples to put before its questions."""
         answered: list[list[Answered]] = [[] for _ in records]
         unfinished = list(range(len(records)))
         while unfinished:
@@ -382,11 +406,16 @@ class SeqGPT:
                 for question in evaluation_questions(ask_next(records[i], metas[i], known, split)):
                     questions.append((i, question))
             unfinished = list(dict.fromkeys(i for i, _ in questions))
-            several = (
-                None if multi_label is None else [q.source.step != "classify" or multi_label[i] for i, q in questions]
+            answers = self.answerer.answer(
+                [question for _, question in questions],
+                bar,
+                strict,
+                multi_label=[several_may_hold(question.source, metas[i]) for i, question in questions],
+                none_allowed=[bool(none_options(records[i])) for i, _ in questions],
+                all_probabilities=all_probabilities,
+                threshold=self.calibration.label_threshold,
+                pools=None if pools is None else [pools[i] for i, _ in questions],
             )
-            own = None if pools is None else [pools[i] for i, _ in questions]
-            answers = self.answerer.answer([question for _, question in questions], bar, strict, several, own)
             for (i, _), answer in zip(questions, answers, strict=True):
                 answered[i].append(answer)
         return [
@@ -415,21 +444,6 @@ def _limits(
     if abstain_below is not None and not (isinstance(abstain_below, int | float) and 0 <= abstain_below <= 1):
         raise UserError(f"abstain_below is {abstain_below!r} (it must be in 0..1, or 'calibrated')")
     return abstain_below, abstain_below
-
-
-def _pools(requests: Sequence[Request], examples: Sequence[Any], most: int) -> list[Demonstrations | None]:
-    """The examples for each request: its own, or those for all; one pool for all that ask the same in one language."""
-    if most < 1:
-        raise UserError(f"max_examples is {most} (it must be at least 1; leave out examples to give none)")
-    made: dict[tuple[object, ...], Demonstrations | None] = {}
-    pools = []
-    for request in requests:
-        given = request.examples or examples
-        key = (id(given), id(request.meta), request.record.kind)
-        if key not in made:
-            made[key] = Demonstrations(request.record, request.meta, given, most) if given else None
-        pools.append(made[key])
-    return pools
 
 
 def _blocks(pieces: Sequence[tuple[int, Window]], requests: Sequence[Request]) -> Iterator[list[tuple[int, Window]]]:

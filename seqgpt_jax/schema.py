@@ -41,13 +41,17 @@ from seqgpt_jax.results import Classification, Result, TypedSpan, Types
 class Request:
     """A record without answers, and what may be answered.
 
-    multi_label: several labels may hold, or none. examples: demonstrations of its own (demonstrations.py).
+    examples: demonstrations of its own (demonstrations.py).
     """
 
     record: Record
     meta: DatasetMeta
-    multi_label: bool = False
     examples: Sequence[Any] = ()
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether several labels of a choice may hold, or none."""
+        return bool(self.meta.multi_label)
 
 
 Ask: TypeAlias = Callable[[str], Request]
@@ -79,14 +83,14 @@ def classify(
 ) -> Callable[[str, str | None, str | None], Request]:
     """(text, second sentence, target) -> which of the labels hold. task: how a target is asked about."""
     names, descriptions = as_labels(labels)
-    metas = _metas(task or "CLS", names, descriptions)
-    pair_metas = _metas("NLI", names, descriptions)
+    metas = _metas(task or "CLS", names, descriptions, multi_label=multi_label)
+    pair_metas = _metas("NLI", names, descriptions, multi_label=multi_label)
 
     def ask(text: str, text_pair: str | None = None, target: str | None = None) -> Request:
         meta = (metas if text_pair is None else pair_metas)[language_of(text)]
         about = None if target is None else Target(target)
         record = ClassificationRecord("0", meta.task, text, (), names, text_pair=text_pair, target=about)
-        return Request(record, meta, multi_label)
+        return Request(record, meta)
 
     return ask
 
@@ -125,7 +129,7 @@ def answer(question: str, options: Labels | None = None) -> Ask:
             ExtractionRecord("0", "MRC-SE", text, (), question=question), metas[language_of(text)]
         )
     names, words = as_labels(options, "options")
-    metas = _metas("MRC-MC", names, words)
+    metas = _metas("MRC-MC", names, words, multi_label=False)
     return lambda text: Request(
         ClassificationRecord("0", "MRC-MC", text, (), names, question=question), metas[language_of(text)]
     )
@@ -137,7 +141,7 @@ def type_spans(spans: Iterable[GivenSpan], types: Labels, multi_label: bool = Tr
     UserError for a span that is not in the text.
     """
     names, words = as_labels(types, "types")
-    metas = _metas("ET", names, words)
+    metas = _metas("ET", names, words, multi_label=multi_label)
     if isinstance(spans, str) or not isinstance(spans, Iterable):
         raise UserError(f"spans is {spans!r} (give a list of strings or of (start, end))")
     given = list(spans)
@@ -145,9 +149,7 @@ def type_spans(spans: Iterable[GivenSpan], types: Labels, multi_label: bool = Tr
     def ask(text: str) -> list[Request]:
         targets = (_target(text, span) for span in given)
         return [
-            Request(
-                ClassificationRecord("0", "ET", text, (), names, target=target), metas[language_of(text)], multi_label
-            )
+            Request(ClassificationRecord("0", "ET", text, (), names, target=target), metas[language_of(text)])
             for target in targets
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqgpt_jax import hf
+from seqgpt_jax import answering, hf
 from seqgpt_jax.answering import DecodeConfig
 from seqgpt_jax.atomic import AtomicExample, decompose
 from seqgpt_jax.errors import UserError
@@ -176,6 +177,23 @@ def test_answer_questions_gives_examples_back_with_their_answers(with_oracle: An
     assert answer.example == AtomicExample("Ada", "extract", ("x",), {"x": ("Ada",)}, question.source)
 
 
+def test_questions_are_also_answered_without_constraints(with_oracle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = with_oracle(lambda kind, text, labels: "x\n")
+    meta = DatasetMeta("toy", "CLS", "en", ("x", "y"))
+    (question,) = decompose(ClassificationRecord("7", "CLS", "Ada", ()), meta)
+    model.answerer = replace(model.answerer, decode=DecodeConfig())
+    constrained = []
+    answer = answering.Answerer.answer
+
+    def spy(self: answering.Answerer, *arguments: Any, **named: Any) -> list[answering.Answered]:
+        constrained.append(self.decode.constrained)
+        return answer(self, *arguments, **named)
+
+    monkeypatch.setattr(answering.Answerer, "answer", spy)
+    assert model.answer_questions([question], constrained=False)[0].raw == "x\n"
+    assert constrained == [False]
+
+
 # --- every task, in its stages ---------------------------------------------------------------------------------------
 
 # What a perfect reader cannot get right: gold marks one of several occurrences, pairs of one string, arguments that are
@@ -287,7 +305,7 @@ def test_a_run_directory_and_its_export_are_the_same_model(run_dir: Path) -> Non
 
 
 def test_the_answers_are_those_of_a_plain_loop_without_cache(run_dir: Path, vocabulary: Vocabulary) -> None:
-    model = SeqGPT.from_pretrained(run_dir, decode=DecodeConfig(max_new_tokens=6))
+    model = SeqGPT.from_pretrained(run_dir, decode=DecodeConfig(max_new_tokens=6, constrained=False))
     meta = DatasetMeta("toy", "CLS", "en", ("good", "bad"))
     (question,) = decompose(ClassificationRecord("0", "CLS", "Ada met Bob", ()), meta)
     ids = [*vocabulary.encode(SEQGPT_V1.render_prompt(question).removesuffix("[GEN]")), vocabulary.gen_id]

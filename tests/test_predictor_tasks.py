@@ -162,10 +162,10 @@ def with_probabilities(ask: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..
         model, _ = ask(finds(known))
         plain = Answerer.answer
 
-        def answer(self: Answerer, *arguments: Any) -> list[Any]:
+        def answer(self: Answerer, *arguments: Any, **options: Any) -> list[Any]:
             return [
                 replace(each, probabilities={k: p for k, p in probabilities.items() if k[0] in each.example.labels})
-                for each in plain(self, *arguments)
+                for each in plain(self, *arguments, **options)
             ]
 
         monkeypatch.setattr(Answerer, "answer", answer)

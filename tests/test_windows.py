@@ -160,7 +160,7 @@ def test_a_megabyte_of_text(ask: Any) -> None:
 
 
 def _request(record: Any, multi_label: bool = False) -> Request:
-    return Request(record, DatasetMeta("input", record.task, "en", ("a", "b", "c")), multi_label)
+    return Request(record, DatasetMeta("input", record.task, "en", ("a", "b", "c"), multi_label=multi_label))
 
 
 CHOICE = ClassificationRecord("0", "CLS", "t", (), ("a", "b", "c"))

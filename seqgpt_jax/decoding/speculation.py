@@ -27,6 +27,7 @@ from seqgpt_jax.decoding.constraints import (
     is_over,
 )
 from seqgpt_jax.models.decoder import Decoder, KVCache, init_cache
+from seqgpt_jax.models.layers import accumulated
 
 
 class Rows(NamedTuple):
@@ -110,7 +111,7 @@ def read_rest(
         outputs_BS=wanted_RW,
     )
     assert cache is not None
-    empty_RA = jnp.zeros((num_rows, num_slots))
+    empty_RA = jnp.zeros((num_rows, num_slots), accumulated(hidden_RWD))
     progress = Progress(
         cache,
         state,
@@ -214,7 +215,7 @@ def _accept(
     width = hidden_RWD.shape[1]
     places_1W = jnp.arange(width)[None, :]
     table_RUD = model.head_rows(jnp.asarray(tables.tokens_U))
-    logits_RWU = jnp.einsum("RWD,RUD->RWU", hidden_RWD, table_RUD, preferred_element_type=_accumulated(hidden_RWD))
+    logits_RWU = jnp.einsum("RWD,RUD->RWU", hidden_RWD, table_RUD, preferred_element_type=accumulated(hidden_RWD))
     if rows.wanted_RA is not None:
         written_RW = jnp.minimum(progress.num_written_R[:, None] + places_1W, rows.wanted_RA.shape[1] - 1)
         wanted_RW = jnp.take_along_axis(jnp.asarray(rows.wanted_RA), written_RW, axis=1)
@@ -256,13 +257,9 @@ def _accept(
         written=Written(
             *(old.at[rows_R1, slots_RW].set(x, mode="drop") for old, x in zip(progress.written, new, strict=True))
         ),
-        num_written_R=progress.num_written_R + said_RW.sum(axis=1),
+        num_written_R=progress.num_written_R + said_RW.sum(axis=1, dtype=jnp.int32),
         done_R=done_R,
     )
-
-
-def _accumulated(x: jax.Array) -> jnp.dtype:
-    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 @jax.jit

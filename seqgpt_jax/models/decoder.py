@@ -23,7 +23,7 @@ from flax import nnx
 
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.attention import TokenLayout, attend
-from seqgpt_jax.models.layers import Linear, split_rows
+from seqgpt_jax.models.layers import Linear, accumulated, split_rows
 from seqgpt_jax.models.lora import LoraConfig
 
 Remat = Literal["none", "dots", "full"]
@@ -173,7 +173,9 @@ class Decoder(nnx.Module):
         """float32 logits [..., V] of hidden states [..., D]."""
         table_VD = self.head_table().astype(hidden.dtype)
         contract_width = (((hidden.ndim - 1,), (1,)), ((), ()))
-        logits = jax.lax.dot_general(split_rows(hidden), table_VD, contract_width, preferred_element_type=jnp.float32)
+        logits = jax.lax.dot_general(
+            split_rows(hidden), table_VD, contract_width, preferred_element_type=accumulated(hidden)
+        )
         return split_rows(logits)
 
     def head_rows(self, ids: jax.Array) -> jax.Array:

@@ -84,6 +84,19 @@ def test_relations_and_events_learn_their_schema_from_the_records(root: Path) ->
     assert next(events.records("test")).kind == "event"
 
 
+def test_a_train_split_shows_whether_several_labels_hold(root: Path) -> None:
+    folder = root / "en" / "tiny_topics"
+    assert FolderDataset(folder).meta.multi_label is False
+    assert FolderDataset(root / "en" / "tiny_ner").meta.multi_label is None
+    first, *rest = (folder / "train.jsonl").read_text("utf-8").splitlines()
+    both = json.dumps({**json.loads(first), "labels": list(FolderDataset(folder).meta.labels[:2])})
+    (folder / "train.jsonl").write_text("\n".join([first, *rest, both]) + "\n")
+    assert FolderDataset(folder).meta.multi_label is True
+    given = json.loads((folder / "meta.json").read_text("utf-8"))
+    (folder / "meta.json").write_text(json.dumps({**given, "multi_label": False}))
+    assert FolderDataset(folder).meta.multi_label is False, "what is said counts"
+
+
 # --- fingerprints and samples ----------------------------------------------------------------------------------------
 
 
