@@ -41,6 +41,7 @@ from seqgpt_jax.records import (
     Span,
     Target,
 )
+from seqgpt_jax.schema import Request
 
 _K1, _B = 1.5, 0.75
 _TERM = re.compile(r"[\u3400-\u9fff]+|[^\W\u3400-\u9fff]+")
@@ -77,6 +78,21 @@ class Demonstrations:
             if alike and len(chosen) < self.most:
                 chosen.append(ask_only(max(alike, key=lambda each: bool(each.answer)), question.labels))
         return chosen
+
+
+def pools_of(requests: Sequence[Request], examples: Sequence[Any], most: int) -> list[Demonstrations | None]:
+    """The examples for each request: its own, or those for all; one pool for all that ask the same in one language."""
+    if most < 1:
+        raise UserError(f"max_examples is {most} (it must be at least 1; leave out examples to give none)")
+    made: dict[tuple[object, ...], Demonstrations | None] = {}
+    pools = []
+    for request in requests:
+        given = request.examples or examples
+        key = (id(given), id(request.meta), request.record.kind)
+        if key not in made:
+            made[key] = Demonstrations(request.record, request.meta, given, most) if given else None
+        pools.append(made[key])
+    return pools
 
 
 # --- which are most alike --------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from seqgpt_jax.answering import Answered, Answerer, DecodeConfig
 from seqgpt_jax.atomic import AtomicExample, ask_next, none_options, recompose, several_may_hold
 from seqgpt_jax.calibration import Calibration
 from seqgpt_jax.compiled import keep_compiled
-from seqgpt_jax.demonstrations import Demonstrations
+from seqgpt_jax.demonstrations import Demonstrations, pools_of
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.findings import Reading
 from seqgpt_jax.input_checks import Labels, as_parallel, as_texts
@@ -67,7 +67,8 @@ class Options(TypedDict, total=False):
     findings together (windows.py), "truncate" reads its start alone, "error" raises. Results say what was done.
     abstain_below: leaves out labels and spans with a lower (calibrated) probability; "calibrated" takes the limits
     that `seqgpt calibrate` fitted. examples: solved examples to put before the text (demonstrations.py), at most
-    max_examples (default 8) of them, the most alike to the text, as far as there is room. progress: a bar on stderr;
+    max_examples (default 8) of them, the most alike to the text, as far as there is room. all_probabilities: of every
+    label of a choice, not only of those that it took to find the best (default; faster). progress: a bar on stderr;
     default: once a call has taken three seconds.
     """
 
@@ -75,6 +76,7 @@ class Options(TypedDict, total=False):
     abstain_below: float | Literal["calibrated"] | None
     examples: Sequence[Any]
     max_examples: int
+    all_probabilities: bool
     progress: bool | None
 
 
@@ -303,12 +305,13 @@ class SeqGPT:
         abstain_below: float | Literal["calibrated"] | None = None,
         examples: Sequence[Any] = (),
         max_examples: int = 8,
+        all_probabilities: bool = False,
         progress: bool | None = None,
     ) -> list[Result]:
         """Returns a result for each request, in the order given; the texts are asked sorted by length."""
         reading = Reading(self.calibration, *_limits(self.calibration, abstain_below))
         answerer = self.answerer
-        pools = _pools(requests, examples, max_examples)
+        pools = pools_of(requests, examples, max_examples)
         limit = answerer.decode.max_prompt_tokens
         planner = Planner(answerer.vocabulary, answerer.format, limit, long, with_examples=any(pools))
         plans = [planner.plan(request) for request in requests]
@@ -316,11 +319,13 @@ class SeqGPT:
             ((i, window) for i, plan in enumerate(plans) for window in plan.windows),
             key=lambda piece: piece[1].end - piece[1].start,
         )
+        # tempering a choice, and its mean over windows, are over all labels
+        wanted = all_probabilities or len(pieces) > len(requests) or self.calibration.choice_temperature != 1
         found: list[dict[Window, Result]] = [{} for _ in requests]
         with _bar(progress) as bar:
             for block in _blocks(pieces, requests):
                 asked = [within(requests[i], window) for i, window in block]
-                predictions = self._predict_asked(asked, [pools[i] for i, _ in block], bar)
+                predictions = self._predict_asked(asked, [pools[i] for i, _ in block], bar, wanted)
                 for (i, window), request, predicted in zip(block, asked, predictions, strict=True):
                     if long == "error" and any(answer.tokens_cut for answer in predicted.answered):
                         raise UserError("a question about a text is too long for the prompt (ask with long='chunk')")
@@ -345,10 +350,18 @@ class SeqGPT:
         return [part.combine(own, [next(results) for _ in own]) for part, own in zip(parts, requests, strict=True)]
 
     def _predict_asked(
-        self, requests: Sequence[Request], pools: Sequence[Demonstrations | None], bar: tqdm
+        self, requests: Sequence[Request], pools: Sequence[Demonstrations | None], bar: tqdm, all_probabilities: bool
     ) -> list[RecordPrediction]:
         records, metas = [request.record for request in requests], [request.meta for request in requests]
-        return self._predict(records, metas, "input", bar, strict=True, pools=pools)
+        return self._predict(
+            records,
+            metas,
+            "input",
+            bar,
+            strict=True,
+            pools=pools,
+            all_probabilities=all_probabilities,
+        )
 
     # --- for evaluation ---
 
@@ -388,8 +401,8 @@ class SeqGPT:
         split: str,
         bar: tqdm,
         strict: bool,
-        all_probabilities: bool = False,
         pools: Sequence[Demonstrations | None] | None = None,
+        all_probabilities: bool = False,
     ) -> list[RecordPrediction]:
         """pools: of each record, the examples to put before its questions."""
         answered: list[list[Answered]] = [[] for _ in records]
@@ -439,21 +452,6 @@ def _limits(
     if abstain_below is not None and not (isinstance(abstain_below, int | float) and 0 <= abstain_below <= 1):
         raise UserError(f"abstain_below is {abstain_below!r} (it must be in 0..1, or 'calibrated')")
     return abstain_below, abstain_below
-
-
-def _pools(requests: Sequence[Request], examples: Sequence[Any], most: int) -> list[Demonstrations | None]:
-    """The examples for each request: its own, or those for all; one pool for all that ask the same in one language."""
-    if most < 1:
-        raise UserError(f"max_examples is {most} (it must be at least 1; leave out examples to give none)")
-    made: dict[tuple[object, ...], Demonstrations | None] = {}
-    pools = []
-    for request in requests:
-        given = request.examples or examples
-        key = (id(given), id(request.meta), request.record.kind)
-        if key not in made:
-            made[key] = Demonstrations(request.record, request.meta, given, most) if given else None
-        pools.append(made[key])
-    return pools
 
 
 def _blocks(pieces: Sequence[tuple[int, Window]], requests: Sequence[Request]) -> Iterator[list[tuple[int, Window]]]:

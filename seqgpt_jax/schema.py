@@ -126,7 +126,7 @@ def answer(question: str, options: Labels | None = None) -> Ask:
             ExtractionRecord("0", "MRC-SE", text, (), question=question), metas[language_of(text)]
         )
     names, words = as_labels(options, "options")
-    metas = _metas("MRC-MC", names, words)
+    metas = _metas("MRC-MC", names, words, multi_label=False)
     return lambda text: Request(
         ClassificationRecord("0", "MRC-MC", text, (), names, question=question), metas[language_of(text)]
     )
