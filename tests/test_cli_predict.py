@@ -78,6 +78,8 @@ def test_an_interrupted_output_is_gone_on_with(decoder: OracleDecoder, cut: int)
     assert Path("out.jsonl").read_bytes() == whole
     assert sum(map(len, decoder.batches)) == len(TEXTS) - num_whole_lines
     decoder.batches.clear()
+    with Path("out.jsonl").open("ab") as file:
+        file.write(b'{"text": "torn')
     assert _run(*arguments) == 0  # nothing is left to do
     assert Path("out.jsonl").read_bytes() == whole
     assert decoder.batches == []
