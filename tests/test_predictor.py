@@ -212,20 +212,19 @@ def test_answer_questions_gives_examples_back_with_their_answers(with_oracle: An
     assert answer.example == AtomicExample("Ada", "extract", ("x",), {"x": ("Ada",)}, question.source)
 
 
-def test_questions_are_also_answered_without_constraints(with_oracle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, _ = with_oracle(lambda kind, text, labels: "x\n")
-    meta = DatasetMeta("toy", "CLS", "en", ("x", "y"))
-    (question,) = decompose(ClassificationRecord("7", "CLS", "Ada", ()), meta)
+def test_questions_are_also_answered_without_constraints(
+    monkeypatch: pytest.MonkeyPatch, vocabulary: Vocabulary
+) -> None:
+    model = SeqGPT(None, vocabulary)  # type: ignore[arg-type]
     constrained = []
-    answer = answering.Answerer.answer
 
-    def spy(self: answering.Answerer, *arguments: Any, **named: Any) -> list[answering.Answered]:
+    def spy(self: answering.Answerer, *arguments: Any) -> list[answering.Answered]:
         constrained.append(self.decode.constrained)
-        return answer(self, *arguments, **named)
+        return []
 
     monkeypatch.setattr(answering.Answerer, "answer", spy)
-    assert model.answer_questions([question], constrained=False)[0].raw == "x\n"
-    model.answer_questions([question])
+    model.answer_questions([], constrained=False)
+    model.answer_questions([])
     assert constrained == [False, True]
 
 
