@@ -271,6 +271,8 @@ def describe(calibration: Calibration, fitted: Judged, held_back: Judged, precis
     limits = (("choices", calibration.choice_abstain_below), ("spans", calibration.span_abstain_below))
     for name, limit in limits if precision is not None else ():
         p, right = _KINDS[name](held_back, calibration)
+        if not len(right):
+            continue
         if limit is None:
             lines.append(f"{name}: no limit gives a precision of {precision:g}")
         elif (kept := p >= limit).any():

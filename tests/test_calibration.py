@@ -276,4 +276,6 @@ def test_too_little_to_fit_on(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="fewer than 60 answers of any kind to fit on"):
         calibrate(_Overconfident(), datasets, tmp_path)
     assert not (tmp_path / "calibration.json").exists()
-    assert "too few" in describe(Calibration(), Judged(spans=[(0.5, True)]), Judged(), None)
+    said = describe(Calibration(), Judged(spans=[(0.5, True)]), Judged(spans=[(0.5, True)]), 0.9)
+    assert "too few" in said
+    assert "choices" not in said  # there were none
