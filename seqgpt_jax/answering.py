@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from tqdm import tqdm
 
-from seqgpt_jax.atomic import AtomicExample
+from seqgpt_jax.atomic import NONE, Answer, AtomicExample, Kind, several_may_hold
 from seqgpt_jax.decoding.beam import beam_search
+from seqgpt_jax.decoding.constraints import TokenBytes
+from seqgpt_jax.decoding.extraction import ExtractionPrompt, extract
 from seqgpt_jax.decoding.generate import generate
+from seqgpt_jax.decoding.scoring import choose
+from seqgpt_jax.demonstrations import Demonstrations
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.prompt import Parsed, PromptFormat
@@ -19,12 +24,18 @@ from seqgpt_jax.vocabulary import EncodedPrompt, Vocabulary
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """How answers are found, and their limits. UserError where beams are to be constrained."""
+    """How answers are found, and their limits. UserError where beams are to be constrained.
+
+    constrained: extractions copy spans of the text under the labels that were asked, choices are made by scoring these
+    labels, whatever the model would rather write. Unconstrained, an answer is what the model writes by itself, and is
+    read as far as it can be.
+    """
 
     max_prompt_tokens: int = 1024  # a longer prompt loses the end of its text
     max_new_tokens: int = 256  # a longer answer is cut off
     batch_size: int = 64  # prompts decoded at once, or beams
     constrained: bool = True
+    length_normalisation: float = 0.0  # of the scores of a choice: divided by the number of tokens to this power
     num_beams: int = 1  # above 1: beam search (decoding/beam.py) instead of the greedy answer
     repetition_penalty: float = 1.0  # of beam search, on every token that the prompt or the answer has
 
@@ -51,12 +62,17 @@ class Answered:
     raw: the text that the model wrote, without EOS; "" where the labels left no room for the text (see problems).
     parsed: what the prompt format could read in it.
     tokens_cut: prompt tokens that the end of the text lost to the limit.
+    probabilities: by the model, uncalibrated: of (label,) for each label of a choice whose score is known, of
+    (label, string) for what was extracted; empty where unconstrained.
+    num_examples: demonstrations that stood before the text; None where there are none to choose from.
     """
 
     example: AtomicExample
     raw: str
     parsed: Parsed
     tokens_cut: int = 0
+    probabilities: Mapping[tuple[str, ...], float] = field(default_factory=dict)
+    num_examples: int | None = None
 
     @property
     def strings(self) -> tuple[str, ...]:
@@ -79,29 +95,95 @@ class Answerer:
     format: PromptFormat
     decode: DecodeConfig
 
-    def answer(self, examples: Sequence[AtomicExample], bar: tqdm | None, strict: bool) -> list[Answered]:
+    @functools.cached_property
+    def _token_bytes(self) -> TokenBytes:
+        return TokenBytes(self.vocabulary.token_bytes())
+
+    def answer(
+        self,
+        examples: Sequence[AtomicExample],
+        bar: tqdm | None,
+        strict: bool,
+        *,
+        multi_label: Sequence[bool] | None = None,
+        none_allowed: Sequence[bool] | None = None,
+        all_probabilities: bool = False,
+        threshold: float = 0.5,
+        pools: Sequence[Demonstrations | None] | None = None,
+    ) -> list[Answered]:
         """Returns the answer to each question, in the order given. Questions with the same prompt are decoded once.
 
-        strict: labels that leave no room for the text, or that were answered unasked, are not let through."""
-        keys = [(example.kind, example.text, example.labels) for example in examples]
-        prompts = list(dict(zip(keys, examples, strict=True)).values())
+        strict: labels that leave no room for the text, or that were answered unasked, are not let through.
+        multi_label: whether several labels of a choice may hold, or none (atomic.several_may_hold, if not given).
+        none_allowed: whether none may where only one may (nowhere, if not given).
+        all_probabilities: of every label of a choice, not only of those that it took to find the best.
+        threshold: the probability that a label must have where several may hold.
+        pools: the examples that each question chooses its demonstrations from.
+        """
+        several = [several_may_hold(example.source) for example in examples] if multi_label is None else multi_label
+        none = [False] * len(examples) if none_allowed is None else none_allowed
+        own = [None] * len(examples) if pools is None else pools
+        keys = [
+            _Key(each.kind, each.text, each.labels, multi, none_too, id(pool))
+            for each, multi, none_too, pool in zip(examples, several, none, own, strict=True)
+        ]
+        distinct = dict(zip(keys, examples, strict=True))
+        prompts = list(distinct.values())
         encoded = self.vocabulary.encode_prompts(self.format, prompts, self.decode.max_prompt_tokens)
-        if bar is not None:
+        shown = self._demonstrate(prompts, encoded, list(dict(zip(keys, own, strict=True)).values()))
+        if bar is not None and not bar.disable:
             bar.total = (bar.total or 0) + len(prompts)
-            bar.refresh()
-        raw = [""] * len(prompts)
+            if not bar.delay:  # refreshing would show a bar that is to wait
+                bar.refresh()
+        said = [_Said("")] * len(prompts)
         for kind in ("classify", "extract"):  # apart, as the answers of one kind end at about the same time
-            chosen = [(i, kept.ids) for i, kept in enumerate(encoded) if kept and prompts[i].kind == kind]
-            limits = [self._answer_limit(prompts[i], len(ids)) for i, ids in chosen]
-            for (i, _), text in zip(chosen, self._generate([ids for _, ids in chosen], limits, bar), strict=True):
-                raw[i] = text
+            asked = [
+                (i, key, kept)
+                for i, (key, kept) in enumerate(zip(distinct, encoded, strict=True))
+                if kept and key.kind == kind
+            ]
+            questions, kept_prompts = [prompts[i] for i, _, _ in asked], [kept for _, _, kept in asked]
+            if not self.decode.constrained:
+                answers = self._write(questions, kept_prompts, bar)
+            elif kind == "extract":
+                answers = self._copy(questions, kept_prompts, bar)
+            else:
+                answers = self._choose([key for _, key, _ in asked], kept_prompts, bar, all_probabilities, threshold)
+            for (i, _, _), answer in zip(asked, answers, strict=True):
+                said[i] = answer
         by_key = {}
-        for prompt, written, kept in zip(prompts, raw, encoded, strict=True):
-            by_key[prompt.kind, prompt.text, prompt.labels] = self._read(prompt, written, kept, strict)
+        for key, prompt, answer, kept, number in zip(distinct, prompts, said, encoded, shown, strict=True):
+            by_key[key] = replace(self._read(prompt, answer, kept, strict), num_examples=number)
         return [
             replace(by_key[key], example=replace(example, answer=by_key[key].example.answer))
             for key, example in zip(keys, examples, strict=True)
         ]
+
+    def _demonstrate(
+        self,
+        prompts: Sequence[AtomicExample],
+        encoded: list[EncodedPrompt | None],
+        pools: Sequence[Demonstrations | None],
+    ) -> list[int | None]:
+        """Puts before each prompt what its pool has for it and what room is left for; returns how many that were."""
+        shown: list[int | None] = []
+        for i, (prompt, kept, pool) in enumerate(zip(prompts, encoded, pools, strict=True)):
+            if pool is None or kept is None:
+                shown.append(None)
+                continue
+            solved = pool.before(prompt)
+            asked = self.vocabulary.encode_prompts(self.format, solved)
+            answers = self.vocabulary.encode_answers([self.format.render_answer(each) for each in solved])
+            before: list[int] = []
+            number = 0
+            for block, answer in zip(asked, answers, strict=True):
+                assert block is not None
+                if len(block.ids) + len(answer) + len(before) + len(kept.ids) <= self.decode.max_prompt_tokens:
+                    before = [*block.ids, *answer, *before]
+                    number += 1
+            encoded[i] = replace(kept, ids=[*before, *kept.ids], num_text_ids=len(before) + kept.num_text_ids)
+            shown.append(number)
+        return shown
 
     def _answer_limit(self, question: AtomicExample, num_prompt_tokens: int) -> int:
         """Tokens that are enough for any sensible answer, so that one that never ends does not hold up its batch.
@@ -117,34 +199,129 @@ class Answerer:
             enough = num_prompt_tokens + 4 * len(question.labels) + 16
         return min(enough, self.decode.max_new_tokens)
 
-    def _generate(self, prompts: list[list[int]], limits: list[int], bar: tqdm | None) -> list[str]:
-        vocabulary, decode = self.vocabulary, self.decode
+    def _choose(
+        self,
+        questions: Sequence[_Key],
+        prompts: Sequence[EncodedPrompt],
+        bar: tqdm | None,
+        all_probabilities: bool,
+        threshold: float,
+    ) -> list[_Said]:
+        """Constrained classification. What is said is what the model would have written for the choice."""
+        choices = choose(
+            self.model,
+            self.vocabulary,
+            self.format,
+            prompts,
+            [question.labels for question in questions],
+            multi_label=[question.multi_label for question in questions],
+            none_allowed=[question.none_allowed for question in questions],
+            all_probabilities=all_probabilities,
+            threshold=threshold,
+            length_normalisation=self.decode.length_normalisation,
+            batch_size=self.decode.batch_size,
+            progress=None if bar is None else _Advance(bar),
+        )
+        return [
+            _Said(
+                self.format.write_choice(choice.labels),
+                by_label={(label,): p for label, p in choice.probabilities.items()},
+            )
+            for choice in choices
+        ]
+
+    def _copy(
+        self, questions: Sequence[AtomicExample], prompts: Sequence[EncodedPrompt], bar: tqdm | None
+    ) -> list[_Said]:
+        """Constrained extraction."""
+        vocabulary, written = self.vocabulary, [self.format.line_starts(question.labels) for question in questions]
+        distinct = list(dict.fromkeys(start for starts in written for start in starts))
+        ids = dict(zip(distinct, vocabulary.encode_batch(distinct), strict=True))
+        answers = extract(
+            self.model,
+            [
+                ExtractionPrompt(
+                    prompt.ids,
+                    prompt.num_text_ids,
+                    prompt.text_kept,
+                    [ids[start] for start in starts],
+                    self._answer_limit(question, len(prompt.ids)),
+                )
+                for question, prompt, starts in zip(questions, prompts, written, strict=True)
+            ],
+            self._token_bytes,
+            pad_id=vocabulary.pad_id,
+            batch_size=self.decode.batch_size,
+            progress=None if bar is None else _Advance(bar),
+        )
+        return [
+            _Said(raw, answer.probabilities)
+            for raw, answer in zip(vocabulary.decode_batch([a.tokens for a in answers]), answers, strict=True)
+        ]
+
+    def _write(
+        self, questions: Sequence[AtomicExample], prompts: Sequence[EncodedPrompt], bar: tqdm | None
+    ) -> list[_Said]:
+        """What the model writes by itself."""
+        vocabulary, ids = self.vocabulary, [prompt.ids for prompt in prompts]
         decoder = generate
-        if decode.num_beams > 1:
+        if self.decode.num_beams > 1:
             decoder = functools.partial(
-                beam_search, num_beams=decode.num_beams, repetition_penalty=decode.repetition_penalty
+                beam_search, num_beams=self.decode.num_beams, repetition_penalty=self.decode.repetition_penalty
             )
         answers = decoder(
             self.model,
-            prompts,
-            max_new_tokens=limits,
+            ids,
+            max_new_tokens=[self._answer_limit(q, len(prompt)) for q, prompt in zip(questions, ids, strict=True)],
             eos_id=vocabulary.eos_id,
             pad_id=vocabulary.pad_id,
-            batch_size=decode.batch_size,
+            batch_size=self.decode.batch_size,
             progress=None if bar is None else _Advance(bar),
         )
-        return vocabulary.decode_batch(answers)
+        return [_Said(raw) for raw in vocabulary.decode_batch(answers)]
 
-    def _read(self, question: AtomicExample, raw: str, encoded: EncodedPrompt | None, strict: bool) -> Answered:
+    def _read(self, question: AtomicExample, said: _Said, encoded: EncodedPrompt | None, strict: bool) -> Answered:
         if encoded is None and strict:  # raises: it names the labels' length
             self.vocabulary.encode_prompt(
                 self.format, question.kind, question.text, question.labels, self.decode.max_prompt_tokens
             )
-        parsed = self.format.parse(raw, question.kind, question.labels)
+        parsed = self.format.parse(said.raw, question.kind, question.labels)
         if encoded is None:
             parsed = replace(parsed, problems=("the labels leave no room for the text",))
         answer = parsed.answer if strict else parsed.full_answer
-        return Answered(replace(question, answer=answer), raw, parsed, encoded.tokens_cut if encoded else 0)
+        probabilities = said.by_label or _by_string(question.labels, answer, said.probabilities)
+        tokens_cut = encoded.tokens_cut if encoded else 0
+        return Answered(replace(question, answer=answer), said.raw, parsed, tokens_cut, probabilities)
+
+
+class _Key(NamedTuple):
+    """What makes two questions the same."""
+
+    kind: Kind
+    text: str
+    labels: tuple[str, ...]
+    multi_label: bool
+    none_allowed: bool
+    pool: int  # id() of the examples that its demonstrations are chosen from
+
+
+class _Said(NamedTuple):
+    """An answer as it was decoded, and the probability of each span in it, `None` among them, or of labels."""
+
+    raw: str
+    probabilities: tuple[float, ...] = ()
+    by_label: Mapping[tuple[str, ...], float] = {}
+
+
+def _by_string(
+    labels: Sequence[str], answer: Answer, probabilities: Sequence[float]
+) -> Mapping[tuple[str, ...], float]:
+    """The probabilities of an extraction, which stand in the order of its labels and their strings."""
+    if isinstance(answer, tuple) or not probabilities:
+        return {}
+    said = [(label, string) for label in labels for string in answer.get(label, (NONE,))]
+    found = dict(zip(said, probabilities, strict=True))
+    return {key: value for key, value in found.items() if key[1] != NONE}
 
 
 class _Advance:

@@ -176,6 +176,11 @@ def _write_text(record: Record, meta: DatasetMeta, form: _Form, query: tuple[str
     return wording.format_map(fields)
 
 
+def asked_names(record: Record, meta: DatasetMeta, source: Source) -> Mapping[str, str]:
+    """Returns label as the prompt of a question about the record writes it -> name in the dataset, in order."""
+    return _asked(record, meta, _form(record, source.step), source.query)
+
+
 def _asked(record: Record, meta: DatasetMeta, form: _Form, query: tuple[str, ...]) -> Mapping[str, str]:
     """Returns label as it is written in the prompt -> name in the dataset, in the order asked."""
     names = form.names(record, meta, query)
@@ -387,6 +392,23 @@ def _question(
 # --- answers to records ----------------------------------------------------------------------------------------------
 
 
+def several_may_hold(source: Source, meta: DatasetMeta | None = None) -> bool:
+    """Whether several labels of a choice may hold, or none, by what is known without gold.
+
+    That is so for relations and event types, else where the dataset says so (`DatasetMeta.multi_label`); where it says
+    nothing, for the types of a mention (ET) alone.
+    """
+    if source.step == "classify" and meta is not None and meta.multi_label is not None:
+        return meta.multi_label
+    return source.step != "classify" or source.task == "ET"
+
+
+def none_options(record: Record) -> tuple[str, ...]:
+    """Returns what `None` is called among a record's own options: () where it is none of them."""
+    own = record.label_set or () if isinstance(record, ClassificationRecord) else ()
+    return tuple(label for label in own if normalise_label(label) == NONE)
+
+
 def recompose(record: Record, meta: DatasetMeta, answered: Sequence[AtomicExample]) -> Record:
     """Returns the predicted record: the given one with the answers in place of its gold.
 
@@ -398,8 +420,7 @@ def recompose(record: Record, meta: DatasetMeta, answered: Sequence[AtomicExampl
     match record:
         case ClassificationRecord():
             labels = tuple(answers.choices.get(("classify", ()), ()))
-            none_options = [label for label in record.label_set or () if normalise_label(label) == NONE]
-            return replace(record, labels=labels or tuple(none_options[:1]))
+            return replace(record, labels=labels or none_options(record)[:1])
         case ExtractionRecord():
             strings = answers.strings.get(("extract", ()), {})
             return replace(record, spans=read_spans(record.text, strings, once=bool(record.question)))

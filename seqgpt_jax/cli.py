@@ -13,16 +13,20 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import absl.logging
 
-from seqgpt_jax.cli_arguments import add_bindings, add_command, add_model, add_recipe, byte_size, count
+from seqgpt_jax.cli_arguments import add_bindings, add_command, add_model, add_recipe, byte_size, count, share
 from seqgpt_jax.cli_data import add_data_command
+from seqgpt_jax.cli_predict import add_predict_command
 from seqgpt_jax.cli_train import add_finetune_command, add_train_command
 from seqgpt_jax.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from seqgpt_jax.host_memory import keep_freed_memory
 from seqgpt_jax.whole import write_json
+
+if TYPE_CHECKING:
+    from seqgpt_jax.data.datasets import Dataset
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,30 +76,26 @@ def build_parser() -> argparse.ArgumentParser:
         "seqgpt eval --model runs/quickstart --mixture mini_held_out --limit 50 --out scores.json",
     )  # fmt: skip
     add_model(evaluate)
-    data = evaluate.add_mutually_exclusive_group(required=True)
-    data.add_argument("--mixture", metavar="NAME", help="such as mini_held_out, held_out, held_in_zh, held_out_en_ner")
-    data.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="one dataset folder (meta.json inside), or a tree of them"
-    )
+    _add_data(evaluate)
     evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"), help="default: test")
     evaluate.add_argument("--limit", type=count, metavar="N", help="records a dataset, the same ones for every model")
     evaluate.add_argument("--out", type=Path, metavar="FILE.json", help="write the scores here too")
 
-    predict = add_command(
-        commands, "predict", _predict, "classify a text, or extract spans from it",
-        "seqgpt predict --model runs/quickstart --extract person city -- 'Ada Park moved to Norford.'",
+    calibrate = add_command(
+        commands, "calibrate", _calibrate, "fit how far a model's probabilities can be trusted, and keep it beside it",
+        "seqgpt calibrate --model runs/quickstart --mixture mini_held_out --precision 0.9",
     )  # fmt: skip
-    add_model(predict)
-    task = predict.add_mutually_exclusive_group(required=True)
-    task.add_argument("--classify", nargs="+", metavar="LABEL", help="choose from these labels")
-    task.add_argument("--extract", nargs="+", metavar="LABEL", help="find the spans of each of these labels")
-    predict.add_argument(
-        "text",
-        nargs="*",
-        metavar="TEXT",
-        help="one or more texts; put them first, or after a lone -- behind the labels",
+    add_model(calibrate)
+    _add_data(calibrate)
+    calibrate.add_argument(
+        "--split", default="validation", choices=("train", "validation", "test"), help="default: validation"
     )
-    predict.add_argument("--input", type=Path, metavar="FILE.jsonl", help='one JSON object with a "text" a line')
+    calibrate.add_argument("--limit", type=count, metavar="N", help="records a dataset")
+    calibrate.add_argument(
+        "--precision", type=share, metavar="SHARE", help="also find what to leave out, so that so much is right"
+    )
+
+    add_predict_command(commands)
 
     export = add_command(
         commands, "export", _export, "write a trained run as a Hugging Face directory",
@@ -146,6 +146,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("--mixture", metavar="NAME", help="such as mini_held_out, held_out, held_in_zh, held_out_en_ner")
+    data.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="one dataset folder (meta.json inside), or a tree of them"
+    )
+
+
+def _datasets(options: argparse.Namespace) -> list[Dataset]:
+    from seqgpt_jax.data.mixtures import find_folder_datasets, resolve_mixture
+
+    return find_folder_datasets(options.data) if options.data else resolve_mixture(options.mixture, None)
+
+
 def _add_out(parser: argparse.ArgumentParser, dtype: str | None) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a directory that does not exist yet")
     parser.add_argument(
@@ -171,12 +185,11 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _eval(options: argparse.Namespace) -> None:
-    from seqgpt_jax.data.mixtures import find_folder_datasets, resolve_mixture
     from seqgpt_jax.evaluation import evaluate
     from seqgpt_jax.predictor import SeqGPT
     from seqgpt_jax.report import section_to_dict, section_to_text
 
-    datasets = find_folder_datasets(options.data) if options.data else resolve_mixture(options.mixture, None)
+    datasets = _datasets(options)
     predictor = SeqGPT.from_pretrained(options.model)
     evaluation = evaluate(predictor, datasets, options.split, options.limit)
     print(section_to_text(options.mixture or str(options.data), evaluation))
@@ -184,36 +197,14 @@ def _eval(options: argparse.Namespace) -> None:
         write_json(options.out, section_to_dict(evaluation))
 
 
-def _predict(options: argparse.Namespace) -> None:
-    from seqgpt_jax.predictor import SeqGPT
+def _calibrate(options: argparse.Namespace) -> None:
+    from seqgpt_jax.calibration_fit import calibrate
+    from seqgpt_jax.predictor import SeqGPT, model_directory
 
-    texts = list(_texts_to_predict(options))
-    predictor = SeqGPT.from_pretrained(options.model)
-    labels = options.classify or options.extract
-    answers: list[Any] = (predictor.classify if options.classify else predictor.extract)(texts, labels)
-    for text, answer in zip(texts, answers, strict=True):
-        print(json.dumps({"text": text, **answer.to_dict()}, ensure_ascii=False))
-
-
-def _texts_to_predict(options: argparse.Namespace) -> Iterator[str]:
-    if options.text and options.input:
-        raise UserError("both TEXT and --input were given (give one of them)")
-    if options.text:
-        yield from options.text
-        return
-    if not options.input:
-        raise UserError("there is no text (give TEXT before the labels or after a lone --, or --input FILE.jsonl)")
-    if not options.input.is_file():
-        raise UserError(f"{options.input}: no such file (--input takes a file with one JSON object a line)")
-    with options.input.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                text = json.loads(line)["text"]
-            except (ValueError, TypeError, KeyError):
-                text = None
-            if not isinstance(text, str):
-                raise UserError(f'{options.input}:{number}: no text (each line is an object such as {{"text": "..."}})')
-            yield text
+    datasets, directory = _datasets(options), model_directory(Path(options.model))
+    predictor = SeqGPT.from_pretrained(directory)
+    print(calibrate(predictor, datasets, directory, options.split, options.limit, options.precision))
+    print(f"wrote calibration.json and calibration.png into {directory}")
 
 
 def _export(options: argparse.Namespace) -> None:

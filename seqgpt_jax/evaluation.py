@@ -11,9 +11,9 @@ them stand two groups that are plain means over datasets:
   entities in RE; of triggers and arguments, with type and role, in EE. Beside it stands copying nothing (the same
   measure of empty predictions). Triples, Arg-C and span reading's token F1 are headlines of datasets, hence of tasks.
 
-Rates, each of one dataset: parse_error_rate, the share of its questions whose answer was not well-formed;
-unasked_rate, the share whose answer named a label that was not asked; hallucination_rate, the share of its predicted
-span strings (each once a question and label) that do not occur in the text; 0 where nothing was asked or answered.
+How well-behaved answers are (`AnswerRates`) is said twice for each dataset. Constrained decoding can only write
+well-formed answers, so the rates of what was scored are 0 with it; what the model would do by itself is seen when the
+same questions, of some of the records, are answered without constraints. Groups hold the means of the latter.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from seqgpt_jax.answering import Answered
+from seqgpt_jax.atomic import AtomicExample
 from seqgpt_jax.data.datasets import Dataset, sample_records
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.metrics import DatasetScore, baseline_predictions, empty_predictions, score_dataset
@@ -41,9 +42,37 @@ class Predictor(Protocol):
     ) -> list[RecordPrediction]: ...
 
 
+@runtime_checkable
+class ConstrainedPredictor(Predictor, Protocol):
+    """One whose answers are made to be well-formed; it can also show what the model says without that."""
+
+    def answer_questions(
+        self, examples: Sequence[AtomicExample], progress: bool = False, constrained: bool = True
+    ) -> list[Answered]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRates:
+    """How well-behaved the answers to some questions are, in shares; 0 where nothing was asked or answered.
+
+    parse_error_rate: of the questions, whose answer is not well-formed. unasked_rate: of the questions, whose answer
+    names a label that was not asked. hallucination_rate: of the span strings (each once a question and label), that do
+    not occur in the text.
+    """
+
+    num_questions: int
+    parse_error_rate: float
+    unasked_rate: float
+    hallucination_rate: float
+
+
 @dataclass(frozen=True, slots=True)
 class DatasetEvaluation:
-    """One dataset: its scores, those of the baseline on the same records, and how well-behaved the answers were."""
+    """One dataset: its scores, those of the baseline on the same records, and how well-behaved the answers were.
+
+    rates: of the answers that were scored. unconstrained: of answers to the same questions without constraints, on the
+    first records; the same where the predictor has no constraints, None where this was not asked for.
+    """
 
     name: str
     task: str
@@ -52,10 +81,8 @@ class DatasetEvaluation:
     split: str
     score: DatasetScore
     baseline: DatasetScore
-    num_questions: int
-    parse_error_rate: float
-    hallucination_rate: float
-    unasked_rate: float
+    rates: AnswerRates
+    unconstrained: AnswerRates | None
     num_cut: int  # questions whose text was cut to fit the prompt
     tokens_cut: int  # tokens that they lost
 
@@ -66,22 +93,25 @@ class DatasetEvaluation:
 
 @dataclass(frozen=True, slots=True)
 class ClassificationGroup:
-    """Means over the datasets of kind classification."""
+    """Means over the datasets of kind classification; rates without constraints, None where none were measured."""
 
     accuracy: float
     majority_baseline: float
+    parse_error_rate: float | None
+    unasked_rate: float | None
     num_datasets: int
 
 
 @dataclass(frozen=True, slots=True)
 class ExtractionGroup:
-    """Means over all other datasets (module docstring)."""
+    """Means over all other datasets (module docstring); rates without constraints, None where none were measured."""
 
     span_f1: float
     copying_nothing: float
     string_f1: float
-    parse_error_rate: float
-    hallucination_rate: float
+    parse_error_rate: float | None
+    unasked_rate: float | None
+    hallucination_rate: float | None
     num_datasets: int
 
 
@@ -174,22 +204,32 @@ def evaluate(
     limit: int | None = None,
     predictions_dir: Path | None = None,
     progress: bool = True,
+    num_unconstrained: int | None = 20,
 ) -> Evaluation:
     """Returns the scores of the predictor on `split` of every dataset that has it.
 
     limit: records a dataset, the same ones for every predictor. predictions_dir: one file a dataset,
     `<language>-<name>-<split>.jsonl`, one line a record with gold, prediction and every answer behind it.
+    num_unconstrained: the questions about so many records of each dataset are asked again without constraints, to see
+    how often the model errs by itself; None: of all. Without constraints an answer takes a step a token, so 0 (never)
+    is for evaluations that have to be quick.
     The predictor is given the records without their gold. UserError where no dataset has the split.
     """
     present = datasets_with(datasets, split)
     golds = [sample_records(dataset, split, limit) for dataset in present]
     records = [record for gold in golds for record in gold]
     metas = [dataset.record_meta(record) for dataset, gold in zip(present, golds, strict=True) for record in gold]
-    predictions = iter(predictor.predict_records(empty_predictions(records), metas, split, progress))
+    all_predictions = iter(predictor.predict_records(empty_predictions(records), metas, split, progress))
+    predictions = [[next(all_predictions) for _ in gold] for gold in golds]
+    again = [predicted[:num_unconstrained] for predicted in predictions]
+    if num_unconstrained != 0 and isinstance(predictor, ConstrainedPredictor):
+        free = _answer_again(predictor, again, progress)
+    else:
+        free = [_answers(predicted) for predicted in again]
     evaluated = []
-    for dataset, gold in zip(present, golds, strict=True):
-        predicted = [next(predictions) for _ in gold]
-        evaluated.append(_evaluate_dataset(dataset.meta, split, gold, predicted))
+    for dataset, gold, predicted, answers in zip(present, golds, predictions, free, strict=True):
+        unconstrained = None if num_unconstrained == 0 else _rates(answers)
+        evaluated.append(_evaluate_dataset(dataset.meta, split, gold, predicted, unconstrained))
         if predictions_dir is not None:
             path = predictions_dir / f"{dataset.meta.language}-{dataset.meta.name}-{split}.jsonl"
             _write_predictions(path, gold, predicted)
@@ -197,11 +237,28 @@ def evaluate(
     return Evaluation(split, limit, tuple(evaluated), skipped)
 
 
+def _answer_again(
+    predictor: ConstrainedPredictor, predictions: Sequence[Sequence[RecordPrediction]], progress: bool
+) -> list[list[Answered]]:
+    """The answers without constraints to the questions behind the predictions, dataset by dataset."""
+    asked = [[answer.example for answer in _answers(predicted)] for predicted in predictions]
+    questions = [question for each in asked for question in each]
+    answers = iter(predictor.answer_questions(questions, progress, constrained=False))
+    return [[next(answers) for _ in each] for each in asked]
+
+
+def _answers(predicted: Iterable[RecordPrediction]) -> list[Answered]:
+    return [answer for prediction in predicted for answer in prediction.answered]
+
+
 def _evaluate_dataset(
-    meta: DatasetMeta, split: str, gold: Sequence[Record], predicted: Sequence[RecordPrediction]
+    meta: DatasetMeta,
+    split: str,
+    gold: Sequence[Record],
+    predicted: Sequence[RecordPrediction],
+    unconstrained: AnswerRates | None,
 ) -> DatasetEvaluation:
-    answered = [answer for prediction in predicted for answer in prediction.answered]
-    num_strings = sum(len(answer.strings) for answer in answered)
+    answered = _answers(predicted)
     return DatasetEvaluation(
         name=meta.name,
         task=meta.task,
@@ -210,12 +267,20 @@ def _evaluate_dataset(
         split=split,
         score=score_dataset(gold, [prediction.record for prediction in predicted], meta),
         baseline=score_dataset(gold, baseline_predictions(gold, meta), meta),
-        num_questions=len(answered),
-        parse_error_rate=_share(sum(bool(answer.parsed.problems) for answer in answered), len(answered)),
-        hallucination_rate=_share(sum(len(answer.invented) for answer in answered), num_strings),
-        unasked_rate=_share(sum(bool(answer.parsed.unasked) for answer in answered), len(answered)),
+        rates=_rates(answered),
+        unconstrained=unconstrained,
         num_cut=sum(answer.tokens_cut > 0 for answer in answered),
         tokens_cut=sum(answer.tokens_cut for answer in answered),
+    )
+
+
+def _rates(answered: Sequence[Answered]) -> AnswerRates:
+    num_strings = sum(len(answer.strings) for answer in answered)
+    return AnswerRates(
+        num_questions=len(answered),
+        parse_error_rate=_share(sum(bool(answer.parsed.problems) for answer in answered), len(answered)),
+        unasked_rate=_share(sum(bool(answer.parsed.unasked) for answer in answered), len(answered)),
+        hallucination_rate=_share(sum(len(answer.invented) for answer in answered), num_strings),
     )
 
 
@@ -255,6 +320,8 @@ def _classification_group(datasets: Iterable[DatasetEvaluation]) -> Classificati
     return ClassificationGroup(
         accuracy=_mean(dataset.score.metrics["accuracy"] for dataset in group),
         majority_baseline=_mean(dataset.baseline.metrics["accuracy"] for dataset in group),
+        parse_error_rate=_mean_rate("parse_error_rate", group),
+        unasked_rate=_mean_rate("unasked_rate", group),
         num_datasets=len(group),
     )
 
@@ -267,10 +334,16 @@ def _extraction_group(datasets: Iterable[DatasetEvaluation]) -> ExtractionGroup 
         span_f1=_mean(dataset.score.metrics["span_f1"] for dataset in group),
         copying_nothing=_mean(dataset.baseline.metrics["span_f1"] for dataset in group),
         string_f1=_mean(dataset.score.metrics["string_f1"] for dataset in group),
-        parse_error_rate=_mean(dataset.parse_error_rate for dataset in group),
-        hallucination_rate=_mean(dataset.hallucination_rate for dataset in group),
+        parse_error_rate=_mean_rate("parse_error_rate", group),
+        unasked_rate=_mean_rate("unasked_rate", group),
+        hallucination_rate=_mean_rate("hallucination_rate", group),
         num_datasets=len(group),
     )
+
+
+def _mean_rate(name: str, group: Iterable[DatasetEvaluation]) -> float | None:
+    rates = [getattr(dataset.unconstrained, name) for dataset in group if dataset.unconstrained is not None]
+    return _mean(rates) if rates else None
 
 
 def _task_scores(datasets: Sequence[DatasetEvaluation]) -> TaskScores:

@@ -40,6 +40,10 @@ class Fields:
         value: int = self.get(name, int, "an integer")
         return value
 
+    def boolean(self, name: str) -> bool:
+        value: bool = self.get(name, bool, "true or false")
+        return value
+
     def strings(self, name: str) -> tuple[str, ...]:
         values = self.get(name, list, "a list of strings")
         for index, value in enumerate(values):

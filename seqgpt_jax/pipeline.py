@@ -103,7 +103,8 @@ def make_evaluator(recipe: Recipe) -> Evaluator:
 
     def evaluator(model: Decoder, vocabulary: Vocabulary, settings: EvaluationSettings) -> dict[str, float]:
         predictor = SeqGPT(model, vocabulary, prompt_format=recipe.prompt.format)
-        evaluation = evaluate(predictor, mixtures[settings], settings.split, settings.limit, progress=is_main())
+        datasets, split, limit = mixtures[settings], settings.split, settings.limit
+        evaluation = evaluate(predictor, datasets, split, limit, progress=is_main(), num_unconstrained=0)
         return evaluation.summary()
 
     return evaluator

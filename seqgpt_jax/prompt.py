@@ -72,14 +72,21 @@ class PromptFormat:
         answer = example.answer
         if isinstance(answer, tuple):
             chosen = [normalise_label(label) for label in example.labels if label in answer]
-            return self._write_choice(chosen)
+            return self.write_choice(chosen)
         return self._write_spans({normalise_label(label): answer.get(label, ()) for label in example.labels})
 
-    def _write_choice(self, labels: Sequence[str]) -> str:
-        return (self.label_separator.join(labels) or NONE) + "\n"
+    def write_choice(self, labels: Sequence[str], more: bool = False) -> str:
+        """Returns the answer that chooses these labels; more: as far as it goes where another label follows them."""
+        joined = self.label_separator.join(labels)
+        return joined + self.label_separator if more else (joined or NONE) + "\n"
 
     def _write_spans(self, spans: Mapping[str, Sequence[str]]) -> str:
-        return "".join(f"{label}: {TAB.join(dict.fromkeys(found)) or NONE}\n" for label, found in spans.items())
+        lines = zip(self.line_starts(tuple(spans)), spans.values(), strict=True)
+        return "".join(f"{start} {TAB.join(dict.fromkeys(found)) or NONE}\n" for start, found in lines)
+
+    def line_starts(self, labels: Sequence[str]) -> list[str]:
+        """Returns what each line of an extraction begins with; a space and the spans, or `None`, follow."""
+        return [f"{normalise_label(label)}:" for label in labels]
 
     def parse(self, answer_text: str, kind: Kind, labels: Sequence[str]) -> Parsed:
         """Returns what ``answer_text`` (without EOS) says about ``labels``; takes any string and never raises.
@@ -92,7 +99,7 @@ class PromptFormat:
         asked = {normalise_label(label): label for label in labels}
         if kind == "classify":
             chosen, unasked, problems = _read_choice(answer_text, tuple(asked), self.label_separator)
-            if not problems and answer_text != self._write_choice(chosen):
+            if not problems and answer_text != self.write_choice(chosen):
                 problems.append("spacing, order or punctuation differs")
             return Parsed(tuple(asked[label] for label in chosen), tuple(problems), unasked)
 

@@ -129,6 +129,7 @@ class DatasetMeta:
     event_schema: event type -> its roles; roles: every role, where the types share them.
     pair_types: (head type, tail type) pairs that occur in an RE dataset's train split; None: every pair may occur.
     descriptions: label -> the words that stand for it in prompt and answer; results carry the label.
+    multi_label: whether several classes may hold for a text, or none; None: not known.
     """
 
     name: str
@@ -143,6 +144,7 @@ class DatasetMeta:
     splits: Mapping[str, int] = field(default_factory=dict)
     pair_types: frozenset[tuple[str, str]] | None = None
     descriptions: Mapping[str, str] = field(default_factory=dict)
+    multi_label: bool | None = None
 
 
 # --- one record: dict -> dataclass -> dict ---------------------------------------------------------------------------
@@ -413,6 +415,7 @@ def read_meta(folder: Path) -> DatasetMeta:
         splits=reader.optional("splits", lambda r, name: r.mapping(name, Fields.integer)) or {},
         pair_types=reader.optional("pair_types", _read_pairs),
         descriptions=reader.optional("descriptions", lambda r, name: r.mapping(name, Fields.string)) or {},
+        multi_label=reader.optional("multi_label", Fields.boolean),
     )
 
 

@@ -5,9 +5,9 @@ What the numbers mean: evaluation.py and metrics.py. What is written:
     report.json   stages [{name, steps, loss_first, loss_last, tokens_per_second ..., data {mixture, examples, tokens,
                   cut, dropped, leaked, surplus, datasets [...]}}], protocol ("few_shot" where any stage trained on
                   held-out datasets, else "zero_shot"), an object a section (held_out):
-                  classification {accuracy, majority_baseline}, extraction {span_f1, copying_nothing,
-                  parse_error_rate, hallucination_rate}, per_language {en, zh: score, baseline, both groups, per_task},
-                  per_task {NER: {en, zh}}, datasets [...]
+                  classification {accuracy, majority_baseline}, extraction {span_f1, copying_nothing}, both with the
+                  rates without constraints {parse_error_rate, unasked_rate; hallucination_rate}, per_language {en, zh:
+                  score, baseline, both groups, per_task}, per_task {NER: {en, zh}}, datasets [...]
     eval/         <section>.json: each section alone
     report.md     the same for reading
     figures/      loss.png, <section>.png: each task beside its baseline
@@ -139,8 +139,10 @@ def _task_to_dict(scores: TaskScores) -> dict[str, Any]:
 def _dataset_to_dict(dataset: DatasetEvaluation) -> dict[str, Any]:
     fields = asdict(dataset)
     score, baseline = fields.pop("score"), fields.pop("baseline")
+    rates = {name: fields.pop(name) for name in ("rates", "unconstrained")}
     return {
         **_rounded({"name": fields.pop("name"), **fields}),
+        **{name: None if given is None else _rounded(given) for name, given in rates.items()},
         "num_records": score["num_records"],
         "headline": score["headline_name"],
         **_rounded({"score": score["headline"], "baseline": baseline["metrics"][score["headline_name"]]}),
@@ -211,17 +213,25 @@ def _group_lines(evaluation: Evaluation) -> list[str]:
             g = group.classification
             lines.append(
                 f"classification, {name}: accuracy {g.accuracy:.3f} (majority {g.majority_baseline:.3f}; "
-                f"{g.num_datasets} datasets)"
+                f"{g.num_datasets} datasets){_unconstrained(g)}"
             )
     for name, group in groups.items():
         if group.extraction is not None:
             e = group.extraction
             lines.append(
                 f"extraction, {name}: span F1 {e.span_f1:.3f} (copying nothing {e.copying_nothing:.3f}; "
-                f"{e.num_datasets} datasets), string F1 {e.string_f1:.3f}, malformed answers {e.parse_error_rate:.1%}, "
-                f"strings not in the text {e.hallucination_rate:.1%}"
+                f"{e.num_datasets} datasets), string F1 {e.string_f1:.3f}{_unconstrained(e)}"
             )
     return lines
+
+
+def _unconstrained(group: ClassificationGroup | ExtractionGroup) -> str:
+    if group.parse_error_rate is None or group.unasked_rate is None:
+        return ""
+    said = f"; unconstrained: malformed answers {group.parse_error_rate:.1%}, labels not asked {group.unasked_rate:.1%}"
+    if isinstance(group, ExtractionGroup):
+        said += f", strings not in the text {group.hallucination_rate:.1%}"
+    return said
 
 
 def _markdown(
@@ -259,7 +269,7 @@ def _markdown(
         parts += ["", *markdown_table(_task_rows(evaluation), num_left=2), ""]
         parts += [f"- {line}" for line in _group_lines(evaluation)]
         parts += ["", f"![{section} by task](figures/{section}.png)", "", "### Every dataset", ""]
-        parts += [*markdown_table(_dataset_rows(evaluation), num_left=4), ""]
+        parts += [_RATES_NOTE, "", *markdown_table(_dataset_rows(evaluation), num_left=4), ""]
     return "\n".join(parts)
 
 
@@ -289,16 +299,27 @@ def _data_section(data: Mapping[str, StageData]) -> list[str]:
     return parts
 
 
+_RATES_NOTE = (
+    "Malformed answers, answers with a label that was not asked, and span strings that are not in the text: without "
+    "constraints, on the first records / in the answers that were scored."
+)
+
+
 def _dataset_rows(evaluation: Evaluation) -> list[list[str]]:
     header = ["language", "task", "dataset", "metric", "score", "baseline", "records"]
-    rows = [[*header, "malformed", "not in text", "not asked", "texts cut"]]
+    rows = [[*header, "malformed", "not asked", "not in text", "texts cut"]]
     for dataset in sorted(evaluation.datasets, key=lambda d: (d.language, TASKS.index(d.task), d.name)):
         score = dataset.score
         row = [dataset.language, dataset.task, dataset.name, score.headline_name, f"{score.headline:.3f}"]
         row += [f"{dataset.baseline.metrics[score.headline_name]:.3f}", str(score.num_records)]
-        row += [f"{dataset.parse_error_rate:.1%}", f"{dataset.hallucination_rate:.1%}", f"{dataset.unasked_rate:.1%}"]
-        rows.append([*row, f"{dataset.num_cut} of {dataset.num_questions}"])
+        row += [_both_rates(dataset, name) for name in ("parse_error_rate", "unasked_rate", "hallucination_rate")]
+        rows.append([*row, f"{dataset.num_cut} of {dataset.rates.num_questions}"])
     return rows
+
+
+def _both_rates(dataset: DatasetEvaluation, name: str) -> str:
+    free = "-" if dataset.unconstrained is None else f"{getattr(dataset.unconstrained, name):.1%}"
+    return f"{free} / {getattr(dataset.rates, name):.1%}"
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------

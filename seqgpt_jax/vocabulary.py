@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from seqgpt_jax.atomic import Kind
@@ -41,13 +42,19 @@ PRE_TOKENS = "|".join(
     )
 )
 
+# The characters that byte-level tokenizers write bytes as: printable ones as themselves, the others from U+0100 on.
+_PRINTABLE = (*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1))
+_OTHERS = (byte for byte in range(256) if byte not in _PRINTABLE)
+_BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + i): byte for i, byte in enumerate(_OTHERS)}
+
 _CONFIG_NAMES = ("unk_token", "bos_token", "eos_token", "pad_token")
 _PROBE = "输入: The U.S. (2024)  naïve 北京，a\tb\n抽取: x，y\n输出: "
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """ids end in [GEN]; the first num_text_ids are those of the text, which prompts about the same text share.
+    """ids end in [GEN]; the first num_text_ids are those of the text, which prompts about the same text share, and of
+    the demonstrations before it.
 
     text_kept: what is left of the text after tokens_cut tokens were taken from its end.
     """
@@ -162,6 +169,11 @@ class Vocabulary:
         """`encode` of many texts at once, on all cores."""
         return [encoding.ids for encoding in self._encoder.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def token_starts(self, text: str) -> np.ndarray:
+        """int64 [tokens]: the character that each token of a text begins at, or within."""
+        offsets = self._encoder.encode(text, add_special_tokens=False).offsets
+        return np.fromiter((start for start, _ in offsets), np.int64, len(offsets))
+
     def encode_prompt(
         self,
         format: PromptFormat,
@@ -219,6 +231,17 @@ class Vocabulary:
 
     def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
         return self._tokenizer.decode_batch([list(map(int, ids)) for ids in sequences], skip_special_tokens=True)
+
+    def token_bytes(self) -> list[bytes | None]:
+        """The bytes of each id; None for special tokens. A token may be part of a character."""
+        found: list[bytes | None] = [None] * self.size
+        for token, token_id in self._encoder.get_vocab(with_added_tokens=False).items():
+            if all(character in _BYTE_OF for character in token):
+                found[token_id] = bytes(_BYTE_OF[character] for character in token)
+        for special in (self.unk_id, self.bos_id, self.eos_id, self.pad_id, self.gen_id):
+            if special is not None:
+                found[special] = None
+        return found
 
     # --- private ---
 

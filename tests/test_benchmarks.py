@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 SIDES = ("ours", "padded", "packed")
 sys.path.insert(0, str(FOLDER))  # as Python does for a script
 device, train_speed = importlib.import_module("device"), importlib.import_module("train_speed")
+decode_speed, decode_sides = importlib.import_module("decode_speed"), importlib.import_module("_decode_sides")
 
 
 def _run(code: list[str], json_file: Path) -> dict:
@@ -99,6 +101,66 @@ def test_sides_of_train_speed_have_the_same_tokens(tmp_path: Path) -> None:
                 assert len(ids) <= train_speed.PADDED_BATCH
         assert sorted(found) == tokens
         assert sorted(predictions) == sorted(ours)
+
+
+@pytest.mark.slow
+def test_decode_speed(tmp_path: Path) -> None:
+    cells = tmp_path / "cells.json"
+    code = [str(FOLDER / "decode_speed.py"), "--cells", str(cells)]
+    result = _run(code, tmp_path / "decode.json")
+    figures = result["figures"]
+    assert set(result["ratios"]) == {"extract_b1", "sentiment_b16"}
+    for name, ratio in result["ratios"].items():
+        ours, theirs = (figures[f"{side}_{name}_examples_per_s"] for side in ("ours", "theirs"))
+        assert ratio == pytest.approx(ours / theirs, rel=0.02)
+        assert figures[f"bound_tokens_{name}"] > 1
+        for side in ("ours", "theirs"):
+            assert figures[f"{side}_{name}_wrong_answers"] == 0  # both say what the hook wants
+            assert figures[f"{side}_{name}_score"] > 0.9
+            assert 0 < figures[f"{side}_{name}_p50_s"] <= figures[f"{side}_{name}_p95_s"]
+            assert figures[f"{side}_{name}_peak_mib"] > 100
+    assert len(json.loads(cells.read_text())) == 4
+    begin = time.monotonic()
+    assert _run(code, tmp_path / "again.json")["figures"] == figures  # nothing is measured twice
+    assert time.monotonic() - begin < 20
+
+
+def test_records_of_decode_speed_have_as_many_labels_and_words_as_are_asked() -> None:
+    for kind in ("classify", "extract"):
+        work = decode_sides.read_work(f"{kind} 50 40 mini_real_en_ner", 2)
+        assert len(work.records) == 2
+        assert len(work.records[0].text.split()) == 40
+        questions = work.questions()
+        labels = [label for question in questions[: len(questions) // 2] for label in question.labels]
+        assert len(labels) == len(set(labels)) == 50
+        assert sum(bool(question.answer) for question in questions) == 2
+        assert [len(batch) for batch in work.batches(16)] == [2]
+
+
+def test_every_beam_of_decode_speed_says_the_answer() -> None:
+    torch = pytest.importorskip("torch")
+    force = decode_sides._forced([[5, 6, 2], [7, 2]], width=3)
+    said = [force(torch.zeros(8, 3 + place, dtype=torch.long), torch.zeros(8, 9)) for place in range(4)]
+    assert [scores.argmax(dim=1).tolist() for scores in said] == [
+        [5] * 4 + [7] * 4,
+        [6] * 4 + [2] * 4,
+        [2] * 8,
+        [2] * 8,
+    ]
+    assert all(int(torch.isfinite(scores).sum()) == 8 for scores in said)
+
+
+def test_figures_of_decode_speed_by_hand() -> None:
+    pair = [decode_sides.Cell(side, "data", 1, 4, "model", False) for side in ("ours", "theirs")]
+    shared = {"cores_busy": 2.0, "load_s": 1.0, "warmup_s": 1.0, "peak_mib": 500.0, "score": 0.5}
+    cells = decode_speed.Cells(None)
+    cells[pair[0]] = {"calls_s": [0.1, 0.1, 0.2, 0.4], "passes": 8, "tokens": 400, **shared}
+    cells[pair[1]] = {"calls_s": [1.0, 1.0, 2.0, 4.0], "passes": 80, "tokens": 6_000, **shared}
+    ratio, figures = decode_speed._compare("extract_b1", pair, cells)
+    assert ratio == 10.0
+    assert (figures["ours_extract_b1_examples_per_s"], figures["theirs_extract_b1_p50_s"]) == (5.0, 1.5)
+    assert (figures["ours_extract_b1_p95_s"], figures["ours_extract_b1_tokens"]) == (0.4, 100.0)
+    assert (figures["bound_tokens_extract_b1"], figures["bound_passes_extract_b1"]) == (15.0, 10.0)
 
 
 def test_train_speed_says_where_data_is_missing(tmp_path: Path) -> None:

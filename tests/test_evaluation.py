@@ -13,7 +13,7 @@ from seqgpt_jax.answering import Answered
 from seqgpt_jax.atomic import AtomicExample, decompose
 from seqgpt_jax.data.datasets import Dataset
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.evaluation import evaluate
+from seqgpt_jax.evaluation import AnswerRates, evaluate
 from seqgpt_jax.metrics import empty_predictions
 from seqgpt_jax.predictor import RecordPrediction
 from seqgpt_jax.prompt import SEQGPT_V1, Parsed
@@ -27,6 +27,7 @@ from seqgpt_jax.records import (
     Span,
     record_from_dict,
 )
+from seqgpt_jax.report import section_to_text
 
 
 class ToyDataset(Dataset):
@@ -130,7 +131,9 @@ def test_gold_scores_one_everywhere(datasets: list[ToyDataset]) -> None:
     assert predictor.calls == 1  # the questions of all datasets go through the decoder together
     assert [dataset.name for dataset in evaluation.datasets] == [dataset.meta.name for dataset in datasets]
     assert all(dataset.score.headline == 1.0 for dataset in evaluation.datasets)
-    assert all(dataset.parse_error_rate == dataset.hallucination_rate == 0.0 for dataset in evaluation.datasets)
+    rates = [dataset.rates for dataset in evaluation.datasets]
+    assert all(each.parse_error_rate == each.unasked_rate == each.hallucination_rate == 0.0 for each in rates)
+    assert [dataset.unconstrained for dataset in evaluation.datasets] == rates  # it has no constraints
     assert {name: scores.score for name, scores in evaluation.languages.items()} == {"en": 1.0, "zh": 1.0}
 
 
@@ -175,11 +178,63 @@ def test_the_score_of_one_extraction_dataset_is_its_span_f1(datasets: list[ToyDa
 def test_rates_by_hand(datasets: list[ToyDataset]) -> None:
     by_name = {d.name: d for d in evaluate(CarelessPredictor(datasets), datasets, progress=False).datasets}
     people, topics = by_name["people"], by_name["topics"]
-    assert (people.num_questions, topics.num_questions) == (2, 4)
-    assert people.parse_error_rate == people.unasked_rate == 1.0
-    assert people.hallucination_rate == pytest.approx(2 / 4)  # Ada, Bob, Nowhere; Nowhere
+    # two questions; the strings are Ada, Bob, Nowhere and Nowhere
+    assert people.rates == AnswerRates(2, parse_error_rate=1.0, unasked_rate=1.0, hallucination_rate=2 / 4)
+    assert topics.rates == AnswerRates(4, 0.0, 0.0, 0.0)
     assert (people.num_cut, people.tokens_cut) == (2, 10)
-    assert topics.parse_error_rate == topics.unasked_rate == topics.hallucination_rate == 0.0
+
+
+class FreelyCarelessPredictor(GoldPredictor):
+    """Gold under constraints; without them a string that is not in the text for each set of spans."""
+
+    def __init__(self, datasets: Sequence[ToyDataset]) -> None:
+        super().__init__(datasets)
+        self.asked_again: list[AtomicExample] = []
+
+    def answer_questions(
+        self, examples: Sequence[AtomicExample], progress: bool = False, constrained: bool = True
+    ) -> list[Answered]:
+        assert not constrained
+        self.asked_again = list(examples)
+        answers = []
+        for example in examples:
+            if isinstance(example.answer, tuple):
+                answers.append(_answered(example))
+            else:
+                spans = {**example.answer, example.labels[0]: ("Nowhere",)}
+                answers.append(Answered(replace(example, answer=spans), "?", Parsed(spans, ("broken",))))
+        return answers
+
+
+def test_rates_without_constraints_are_of_the_same_questions_on_the_first_records(datasets: list[ToyDataset]) -> None:
+    predictor = FreelyCarelessPredictor(datasets)
+    evaluation = evaluate(predictor, datasets, progress=False, num_unconstrained=1)
+    by_name = {dataset.name: dataset for dataset in evaluation.datasets}
+    assert len(predictor.asked_again) == sum(d.unconstrained.num_questions for d in evaluation.datasets)
+    people = by_name["people"]
+    assert people.rates == AnswerRates(2, 0.0, 0.0, 0.0)
+    assert people.unconstrained == AnswerRates(1, 1.0, 0.0, 1.0)  # of its first record
+    assert by_name["topics"].unconstrained == AnswerRates(1, 0.0, 0.0, 0.0)
+    assert people.score.headline == 1.0
+    assert evaluation.extraction is not None
+    assert evaluation.extraction.hallucination_rate == 1.0
+    # one of the three questions about the meeting is a choice, which is well-formed
+    assert evaluation.extraction.parse_error_rate == pytest.approx((1.0 + 2 / 3 + 1.0) / 3)
+    assert evaluation.classification is not None
+    assert evaluation.classification.parse_error_rate == evaluation.classification.unasked_rate == 0.0
+
+
+def test_all_records_or_none_without_constraints(datasets: list[ToyDataset]) -> None:
+    predictor = FreelyCarelessPredictor(datasets)
+    everything = evaluate(predictor, datasets[:1], progress=False, num_unconstrained=None).datasets[0]
+    assert everything.unconstrained == everything.rates == AnswerRates(4, 0.0, 0.0, 0.0)
+    predictor.asked_again = []
+    evaluation = evaluate(predictor, datasets, progress=False, num_unconstrained=0)
+    assert not predictor.asked_again
+    assert all(dataset.unconstrained is None for dataset in evaluation.datasets)
+    assert evaluation.extraction is not None
+    assert evaluation.extraction.hallucination_rate is None
+    assert "unconstrained" not in section_to_text("held_out", evaluation)
 
 
 def test_the_limit_takes_that_many_records(datasets: list[ToyDataset]) -> None:

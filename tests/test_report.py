@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.evaluation import DatasetEvaluation, Evaluation
+from seqgpt_jax.evaluation import AnswerRates, DatasetEvaluation, Evaluation
 from seqgpt_jax.metrics import DatasetScore
 from seqgpt_jax.pipeline import _model_card
 from seqgpt_jax.report import read_losses, section_to_dict, section_to_text, write_report
@@ -29,7 +29,8 @@ def _dataset(name: str, task: str, language: str, score: float, baseline: float)
         kind, names = "extraction", ("span_f1", "span_precision", "span_recall", "string_f1", "token_f1")
         headline = "token_f1" if task == "MRC-SE" else "span_f1"
     scores = [DatasetScore(headline, value, dict.fromkeys(names, value), 20) for value in (score, baseline)]
-    return DatasetEvaluation(name, task, language, kind, "test", scores[0], scores[1], 40, 0.1, 0.05, 0.025, 3, 30)
+    scored, free = AnswerRates(40, 0.0, 0.0, 0.0), AnswerRates(10, 0.1, 0.025, 0.05)
+    return DatasetEvaluation(name, task, language, kind, "test", scores[0], scores[1], scored, free, 3, 30)
 
 
 @pytest.fixture
@@ -69,6 +70,8 @@ def test_report_json_has_the_promised_shape(tmp_path: Path, evaluation: Evaluati
     assert section["classification"] == {
         "accuracy": pytest.approx((0.6 + 0.8 + 0.75) / 3, abs=1e-6),
         "majority_baseline": pytest.approx((0.25 + 0.35 + 0.5) / 3, abs=1e-6),
+        "parse_error_rate": 0.1,
+        "unasked_rate": 0.025,
         "num_datasets": 3,
     }
     assert section["extraction"] == {
@@ -76,6 +79,7 @@ def test_report_json_has_the_promised_shape(tmp_path: Path, evaluation: Evaluati
         "copying_nothing": pytest.approx(0.2 / 3, abs=1e-6),
         "string_f1": pytest.approx((0.5 + 0.3 + 0.9) / 3, abs=1e-6),
         "parse_error_rate": 0.1,
+        "unasked_rate": 0.025,
         "hallucination_rate": 0.05,
         "num_datasets": 3,
     }
@@ -101,6 +105,21 @@ def test_a_group_without_datasets_is_left_out() -> None:
     assert "classification" not in section["per_language"]["en"]
 
 
+def test_what_the_model_does_without_constraints_stands_beside_the_scores(evaluation: Evaluation) -> None:
+    lines = section_to_text("held_out", evaluation).splitlines()
+    free = "unconstrained: malformed answers 10.0%, labels not asked 2.5%"
+    assert f"  classification, zh: accuracy 0.750 (majority 0.500; 1 datasets); {free}" in lines
+    assert lines[-1].endswith(f"; {free}, strings not in the text 5.0%")
+    first = section_to_dict(evaluation)["datasets"][0]
+    assert first["rates"]["num_questions"] == 40
+    assert first["unconstrained"] == {
+        "num_questions": 10,
+        "parse_error_rate": 0.1,
+        "unasked_rate": 0.025,
+        "hallucination_rate": 0.05,
+    }
+
+
 def test_the_terminal_table(evaluation: Evaluation) -> None:
     assert section_to_text("held_out", evaluation).splitlines()[:7] == [
         "held_out (test, 6 datasets, 1 without this split, at most 20 records a dataset)",
@@ -120,7 +139,10 @@ def test_report_md_and_figures(tmp_path: Path, evaluation: Evaluation) -> None:
     text = (tmp_path / "report.md").read_text("utf-8")
     assert "| synthetic | zero_shot | 300 | 5.250 | 0.810 | 3,400 |" in text
     assert "Not zero-shot" not in text
-    assert "| zh | MRC-SE | answers | token_f1 | 0.900 | 0.200 | 20 | 10.0% | 5.0% | 2.5% | 3 of 40 |" in text
+    assert (
+        "| zh | MRC-SE | answers | token_f1 | 0.900 | 0.200 | 20 | 10.0% / 0.0% | 2.5% / 0.0% | 5.0% / 0.0% | 3 of 40 |"
+        in text
+    )
     named = {line.split("(")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
     drawn = {f"figures/{path.name}" for path in (tmp_path / "figures").iterdir()}
     assert named == drawn == {"figures/loss.png", "figures/held_in_validation.png", "figures/held_out.png"}

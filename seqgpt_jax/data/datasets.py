@@ -23,9 +23,19 @@ from pathlib import Path
 from typing import Self
 
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.records import DatasetMeta, EventRecord, Record, RelationRecord, read_meta, read_records, split_files
+from seqgpt_jax.records import (
+    ClassificationRecord,
+    DatasetMeta,
+    EventRecord,
+    Record,
+    RelationRecord,
+    read_meta,
+    read_records,
+    split_files,
+)
 from seqgpt_jax.synthesis import generator
 
+_SHOWING_MULTI_LABEL = 1000  # records of the train split
 GENERATED_SPLITS = {"train": 10_000, "validation": 500, "test": 500}  # records where no limit is given; there are more
 
 
@@ -114,16 +124,19 @@ class FolderDataset(Dataset):
 
     @functools.cached_property
     def meta(self) -> DatasetMeta:
-        """meta.json; what it does not say of relations and events is taken from the records.
+        """meta.json; what it does not say of classes, relations and events is taken from the records.
 
-        The train split says which pairs of entity types hold relations, and which types there are. All splits together
-        say which roles an event type has: that is the schema of the dataset, and gold must be among what is asked.
+        The train split says whether several classes may hold for a text, which pairs of entity types hold relations,
+        and which types there are. All splits together say which roles an event type has: that is the schema of the
+        dataset, and gold must be among what is asked.
         """
         meta = self._given_meta
         if meta.task == "RE" and (meta.pair_types is None or not meta.entity_labels) and "train" in self._files:
             return _with_entity_types(meta, read_records(self._files["train"]))
         if meta.task == "EE" and meta.event_schema is None:
             return _with_event_schema(meta, itertools.chain.from_iterable(map(read_records, self._files.values())))
+        if meta.labels and meta.multi_label is None and "train" in self._files:
+            return _with_multi_label(meta, islice(read_records(self._files["train"]), _SHOWING_MULTI_LABEL))
         return meta
 
     def records(self, split: str, limit: int | None = None) -> Iterator[Record]:
@@ -210,6 +223,11 @@ def atomic_tasks(dataset: Dataset) -> dict[str, tuple[str, ...]]:
 
 
 # --- what meta.json leaves out ---------------------------------------------------------------------------------------
+
+
+def _with_multi_label(meta: DatasetMeta, records: Iterable[Record]) -> DatasetMeta:
+    numbers = {len(record.labels) for record in records if isinstance(record, ClassificationRecord)}
+    return dataclasses.replace(meta, multi_label=numbers != {1}) if numbers else meta
 
 
 def _with_entity_types(meta: DatasetMeta, records: Iterable[Record]) -> DatasetMeta:

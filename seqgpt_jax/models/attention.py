@@ -18,6 +18,7 @@ import numpy as np
 
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models import flash
+from seqgpt_jax.models.layers import accumulated
 
 _MASKED = -1e30  # finite: minus infinity would make a NaN of a query that sees nothing
 _KERNEL_LENGTH = 512  # tokens of a row from which `auto` takes a kernel
@@ -120,7 +121,7 @@ def _reference(
     groups = query_BTNH.shape[2] // key_BKGH.shape[2]
     key_BKNH, value_BKNH = (jnp.repeat(array, groups, axis=2) for array in (key_BKGH, value_BKGH))
     scale = query_BTNH.shape[-1] ** -0.5
-    scores_BNTK = jnp.einsum("BTNH,BKNH->BNTK", query_BTNH, key_BKNH, preferred_element_type=jnp.float32)
+    scores_BNTK = jnp.einsum("BTNH,BKNH->BNTK", query_BTNH, key_BKNH, preferred_element_type=accumulated(query_BTNH))
     scores_BNTK = scores_BNTK * scale + _bias(layout, slopes_N)
     probs_BNTK = jax.nn.softmax(scores_BNTK, axis=-1).astype(value_BKNH.dtype)
     return jnp.einsum("BNTK,BKNH->BTNH", probs_BNTK, value_BKNH)
@@ -152,7 +153,10 @@ def _blocks(
         queries = slice(start, start + size)
         keys = slice(start + size) if layout.whole_rows() else slice(None)
         scores_BGMTK = head_dim**-0.5 * jnp.einsum(
-            "BGMTH,BGKH->BGMTK", query_BGMTH[..., queries, :], key_BGKH[:, :, keys], preferred_element_type=jnp.float32
+            "BGMTH,BGKH->BGMTK",
+            query_BGMTH[..., queries, :],
+            key_BGKH[:, :, keys],
+            preferred_element_type=accumulated(query_BTNH),
         )
         if alibi_BGM1K is not None:
             scores_BGMTK = scores_BGMTK + alibi_BGM1K[..., keys]
@@ -162,7 +166,7 @@ def _blocks(
             "BGMTK,BGKH->BGMTH",
             weights_BGMTK.astype(value_BKGH.dtype),
             value_BGKH[:, :, keys],
-            preferred_element_type=jnp.float32,
+            preferred_element_type=accumulated(query_BTNH),
         )
         attended.append((sums_BGMTH / weights_BGMTK.sum(-1, keepdims=True)).astype(query_BTNH.dtype))
     whole_BGMTH = jnp.concatenate(attended, axis=3) if len(attended) > 1 else attended[0]

@@ -44,6 +44,11 @@ def split_rows(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec) if axes else x
 
 
+def accumulated(x: jax.Array) -> jnp.dtype:
+    """The dtype of sums, scores and logits: float32, or more where x has more."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
 class Linear(nnx.Module):
     """y = x @ kernel + bias, where input and output may have several dimensions each (heads x head_dim).
 
@@ -133,7 +138,7 @@ class Table(NamedTuple):
 def _logits(hidden: jax.Array, table_VD: jax.Array) -> jax.Array:
     contract_width = (((hidden.ndim - 1,), (1,)), ((), ()))
     table_VD = table_VD.astype(hidden.dtype)
-    return jax.lax.dot_general(hidden, table_VD, contract_width, preferred_element_type=jnp.float32)
+    return jax.lax.dot_general(hidden, table_VD, contract_width, preferred_element_type=accumulated(hidden))
 
 
 def _piece(num_words: int, width: int) -> int:
@@ -157,11 +162,11 @@ class LayerNorm(nnx.Module):
         self.bias = param(jnp.zeros((width,), dtype), ("norm",))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x32 = x.astype(jnp.float32)
+        x32 = x.astype(accumulated(x))
         centred = x32 - x32.mean(-1, keepdims=True)
         normed = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)
-        scale = self.scale[...].astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
-        return add_vector(normed * scale, self.bias[...].astype(jnp.float32)).astype(x.dtype)
+        scale = self.scale[...].astype(x32.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+        return add_vector(normed * scale, self.bias[...]).astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
