@@ -28,6 +28,7 @@ def as_a_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     before = {name: getattr(jax.config, name) for name in NAMES}
     jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()  # a test before this one may have had a folder
     yield
     for name, value in before.items():
         jax.config.update(name, value)
