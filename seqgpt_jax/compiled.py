@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 
 OFF = "SEQGPT_NO_COMPILATION_CACHE"
 _MAX_BYTES = 2**30  # what was used longest ago goes first
@@ -41,5 +40,4 @@ def keep_compiled() -> Path | None:
     ):
         if name.upper() not in os.environ:
             jax.config.update(name, value)
-    compilation_cache.reset_cache()  # JAX looks for a folder once, when it first compiles
     return folder

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from seqgpt_jax.hf.fields import ConfigFields
-from seqgpt_jax.hf.tables import Entry, ParamPath, Parts, linear, same
+from seqgpt_jax.hf.tables import Entry, ParamPath, Parts, linear, same, write_transposed
 from seqgpt_jax.models.bloom import BloomConfig
 
 
@@ -65,8 +65,11 @@ def bloom_table(config: BloomConfig) -> list[Entry]:
         return all_D3NH.transpose(2, 1, 3, 0).reshape(3 * width, width)
 
     def scatter_kernel(parts: Parts, tensor: np.ndarray) -> None:
-        all_D3NH = tensor.reshape(heads, 3, head_dim, width).transpose(3, 1, 0, 2)
-        parts[0][...], parts[1][...] = all_D3NH[:, 0], all_D3NH[:, 1:]
+        query_DNH, key_value_DCNH = parts
+        for head, (query_HD, key_HD, value_HD) in enumerate(tensor.reshape(heads, 3, head_dim, width)):
+            write_transposed(query_DNH[:, head], query_HD)
+            write_transposed(key_value_DCNH[:, 0, head], key_HD)
+            write_transposed(key_value_DCNH[:, 1, head], value_HD)
 
     def gather_bias(parts: Parts) -> np.ndarray:
         return np.concatenate([parts[0][None], parts[1]]).transpose(1, 0, 2).reshape(-1)
