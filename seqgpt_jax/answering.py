@@ -10,10 +10,13 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from seqgpt_jax.atomic import NONE, Answer, AtomicExample, Kind, several_may_hold
+from seqgpt_jax.decoding.beam import beam_search
 from seqgpt_jax.decoding.constraints import TokenBytes
 from seqgpt_jax.decoding.extraction import ExtractionPrompt, extract
 from seqgpt_jax.decoding.generate import generate
 from seqgpt_jax.decoding.scoring import choose
+from seqgpt_jax.demonstrations import Demonstrations
+from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.prompt import Parsed, PromptFormat
 from seqgpt_jax.vocabulary import EncodedPrompt, Vocabulary
@@ -21,7 +24,7 @@ from seqgpt_jax.vocabulary import EncodedPrompt, Vocabulary
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """How answers are found, and their limits.
+    """How answers are found, and their limits. UserError where beams are to be constrained.
 
     constrained: extractions copy spans of the text under the labels that were asked, choices are made by scoring these
     labels, whatever the model would rather write. Unconstrained, an answer is what the model writes by itself, and is
@@ -30,9 +33,25 @@ class DecodeConfig:
 
     max_prompt_tokens: int = 1024  # a longer prompt loses the end of its text
     max_new_tokens: int = 256  # a longer answer is cut off
-    batch_size: int = 64  # prompts decoded at once
+    batch_size: int = 64  # prompts decoded at once, or beams
     constrained: bool = True
     length_normalisation: float = 0.0  # of the scores of a choice: divided by the number of tokens to this power
+    num_beams: int = 1  # above 1: beam search (decoding/beam.py) instead of the greedy answer
+    repetition_penalty: float = 1.0  # of beam search, on every token that the prompt or the answer has
+
+    def __post_init__(self) -> None:
+        if self.num_beams > 1 and self.constrained:
+            raise UserError(f"num_beams={self.num_beams} is for what is not constrained (add constrained=False)")
+        if self.num_beams == 1 and self.repetition_penalty != 1:
+            raise UserError("repetition_penalty is for beam search (set num_beams above 1)")
+
+
+OFFICIAL = DecodeConfig(constrained=False, num_beams=4, repetition_penalty=2.0)
+"""What SeqGPT's released inference.py does, by today's beam rule (decoding/beam.py says what was different).
+
+Two things differ: it runs in float16 on a GPU, and cuts the beginning of a prompt that is too long, not the end of its
+text.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +64,7 @@ class Answered:
     tokens_cut: prompt tokens that the end of the text lost to the limit.
     probabilities: by the model, uncalibrated: of (label,) for each label of a choice whose score is known, of
     (label, string) for what was extracted; empty where unconstrained.
+    num_examples: demonstrations that stood before the text; None where there are none to choose from.
     """
 
     example: AtomicExample
@@ -52,6 +72,7 @@ class Answered:
     parsed: Parsed
     tokens_cut: int = 0
     probabilities: Mapping[tuple[str, ...], float] = field(default_factory=dict)
+    num_examples: int | None = None
 
     @property
     def strings(self) -> tuple[str, ...]:
@@ -88,6 +109,7 @@ class Answerer:
         none_allowed: Sequence[bool] | None = None,
         all_probabilities: bool = False,
         threshold: float = 0.5,
+        pools: Sequence[Demonstrations | None] | None = None,
     ) -> list[Answered]:
         """Returns the answer to each question, in the order given. Questions with the same prompt are decoded once.
 
@@ -96,19 +118,23 @@ class Answerer:
         none_allowed: whether none may where only one may (nowhere, if not given).
         all_probabilities: of every label of a choice, not only of those that it took to find the best.
         threshold: the probability that a label must have where several may hold.
+        pools: the examples that each question chooses its demonstrations from.
         """
         several = [several_may_hold(example.source) for example in examples] if multi_label is None else multi_label
         none = [False] * len(examples) if none_allowed is None else none_allowed
+        own = [None] * len(examples) if pools is None else pools
         keys = [
-            _Key(example.kind, example.text, example.labels, *allowed)
-            for example, *allowed in zip(examples, several, none, strict=True)
+            _Key(each.kind, each.text, each.labels, multi, none_too, id(pool))
+            for each, multi, none_too, pool in zip(examples, several, none, own, strict=True)
         ]
         distinct = dict(zip(keys, examples, strict=True))
         prompts = list(distinct.values())
         encoded = self.vocabulary.encode_prompts(self.format, prompts, self.decode.max_prompt_tokens)
-        if bar is not None:
+        shown = self._demonstrate(prompts, encoded, list(dict(zip(keys, own, strict=True)).values()))
+        if bar is not None and not bar.disable:
             bar.total = (bar.total or 0) + len(prompts)
-            bar.refresh()
+            if not bar.delay:  # refreshing would show a bar that is to wait
+                bar.refresh()
         said = [_Said("")] * len(prompts)
         for kind in ("classify", "extract"):  # apart, as the answers of one kind end at about the same time
             asked = [
@@ -126,18 +152,47 @@ class Answerer:
             for (i, _, _), answer in zip(asked, answers, strict=True):
                 said[i] = answer
         by_key = {}
-        for key, prompt, answer, kept in zip(distinct, prompts, said, encoded, strict=True):
-            by_key[key] = self._read(prompt, answer, kept, strict)
+        for key, prompt, answer, kept, number in zip(distinct, prompts, said, encoded, shown, strict=True):
+            by_key[key] = replace(self._read(prompt, answer, kept, strict), num_examples=number)
         return [
             replace(by_key[key], example=replace(example, answer=by_key[key].example.answer))
             for key, example in zip(keys, examples, strict=True)
         ]
 
+    def _demonstrate(
+        self,
+        prompts: Sequence[AtomicExample],
+        encoded: list[EncodedPrompt | None],
+        pools: Sequence[Demonstrations | None],
+    ) -> list[int | None]:
+        """Puts before each prompt what its pool has for it and what room is left for; returns how many that were."""
+        shown: list[int | None] = []
+        for i, (prompt, kept, pool) in enumerate(zip(prompts, encoded, pools, strict=True)):
+            if pool is None or kept is None:
+                shown.append(None)
+                continue
+            solved = pool.before(prompt)
+            asked = self.vocabulary.encode_prompts(self.format, solved)
+            answers = self.vocabulary.encode_answers([self.format.render_answer(each) for each in solved])
+            before: list[int] = []
+            number = 0
+            for block, answer in zip(asked, answers, strict=True):
+                assert block is not None
+                if len(block.ids) + len(answer) + len(before) + len(kept.ids) <= self.decode.max_prompt_tokens:
+                    before = [*block.ids, *answer, *before]
+                    number += 1
+            encoded[i] = replace(kept, ids=[*before, *kept.ids], num_text_ids=len(before) + kept.num_text_ids)
+            shown.append(number)
+        return shown
+
     def _answer_limit(self, question: AtomicExample, num_prompt_tokens: int) -> int:
         """Tokens that are enough for any sensible answer, so that one that never ends does not hold up its batch.
 
-        A choice repeats a few of its labels; spans take each label once and hardly more than the text once.
+        A choice repeats a few of its labels; spans take each label once and hardly more than the text once. Beam search
+        scores what is cut off, so that its limit is the one that was asked for.
         """
+        if self.decode.num_beams > 1:
+            return self.decode.max_new_tokens
         if question.kind == "classify":
             enough = min(num_prompt_tokens, max(64, 2 * max(map(len, question.labels))))
         else:
@@ -209,7 +264,12 @@ class Answerer:
     ) -> list[_Said]:
         """What the model writes by itself."""
         vocabulary, ids = self.vocabulary, [prompt.ids for prompt in prompts]
-        answers = generate(
+        decoder = generate
+        if self.decode.num_beams > 1:
+            decoder = functools.partial(
+                beam_search, num_beams=self.decode.num_beams, repetition_penalty=self.decode.repetition_penalty
+            )
+        answers = decoder(
             self.model,
             ids,
             max_new_tokens=[self._answer_limit(q, len(prompt)) for q, prompt in zip(questions, ids, strict=True)],
@@ -242,6 +302,7 @@ class _Key(NamedTuple):
     labels: tuple[str, ...]
     multi_label: bool
     none_allowed: bool
+    pool: int  # id() of the examples that its demonstrations are chosen from
 
 
 class _Said(NamedTuple):

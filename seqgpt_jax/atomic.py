@@ -176,6 +176,11 @@ def _write_text(record: Record, meta: DatasetMeta, form: _Form, query: tuple[str
     return wording.format_map(fields)
 
 
+def asked_names(record: Record, meta: DatasetMeta, source: Source) -> Mapping[str, str]:
+    """Returns label as the prompt of a question about the record writes it -> name in the dataset, in order."""
+    return _asked(record, meta, _form(record, source.step), source.query)
+
+
 def _asked(record: Record, meta: DatasetMeta, form: _Form, query: tuple[str, ...]) -> Mapping[str, str]:
     """Returns label as it is written in the prompt -> name in the dataset, in the order asked."""
     names = form.names(record, meta, query)

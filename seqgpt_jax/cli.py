@@ -13,12 +13,13 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import absl.logging
 
 from seqgpt_jax.cli_arguments import add_bindings, add_command, add_model, add_recipe, byte_size, count, share
 from seqgpt_jax.cli_data import add_data_command
+from seqgpt_jax.cli_predict import add_predict_command
 from seqgpt_jax.cli_train import add_finetune_command, add_train_command
 from seqgpt_jax.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from seqgpt_jax.host_memory import keep_freed_memory
@@ -94,21 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--precision", type=share, metavar="SHARE", help="also find what to leave out, so that so much is right"
     )
 
-    predict = add_command(
-        commands, "predict", _predict, "classify a text, or extract spans from it",
-        "seqgpt predict --model runs/quickstart --extract person city -- 'Ada Park moved to Norford.'",
-    )  # fmt: skip
-    add_model(predict)
-    task = predict.add_mutually_exclusive_group(required=True)
-    task.add_argument("--classify", nargs="+", metavar="LABEL", help="choose from these labels")
-    task.add_argument("--extract", nargs="+", metavar="LABEL", help="find the spans of each of these labels")
-    predict.add_argument(
-        "text",
-        nargs="*",
-        metavar="TEXT",
-        help="one or more texts; put them first, or after a lone -- behind the labels",
-    )
-    predict.add_argument("--input", type=Path, metavar="FILE.jsonl", help='one JSON object with a "text" a line')
+    add_predict_command(commands)
 
     export = add_command(
         commands, "export", _export, "write a trained run as a Hugging Face directory",
@@ -218,38 +205,6 @@ def _calibrate(options: argparse.Namespace) -> None:
     predictor = SeqGPT.from_pretrained(directory)
     print(calibrate(predictor, datasets, directory, options.split, options.limit, options.precision))
     print(f"wrote calibration.json and calibration.png into {directory}")
-
-
-def _predict(options: argparse.Namespace) -> None:
-    from seqgpt_jax.predictor import SeqGPT
-
-    texts = list(_texts_to_predict(options))
-    predictor = SeqGPT.from_pretrained(options.model)
-    labels = options.classify or options.extract
-    answers: list[Any] = (predictor.classify if options.classify else predictor.extract)(texts, labels)
-    for text, answer in zip(texts, answers, strict=True):
-        print(json.dumps({"text": text, **answer.to_dict()}, ensure_ascii=False))
-
-
-def _texts_to_predict(options: argparse.Namespace) -> Iterator[str]:
-    if options.text and options.input:
-        raise UserError("both TEXT and --input were given (give one of them)")
-    if options.text:
-        yield from options.text
-        return
-    if not options.input:
-        raise UserError("there is no text (give TEXT before the labels or after a lone --, or --input FILE.jsonl)")
-    if not options.input.is_file():
-        raise UserError(f"{options.input}: no such file (--input takes a file with one JSON object a line)")
-    with options.input.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                text = json.loads(line)["text"]
-            except (ValueError, TypeError, KeyError):
-                text = None
-            if not isinstance(text, str):
-                raise UserError(f'{options.input}:{number}: no text (each line is an object such as {{"text": "..."}})')
-            yield text
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -116,7 +116,7 @@ def _sample_choice(example: AtomicExample, config: AskConfig, rng: random.Random
             others = [label for label in others if label not in near]
         labels = [*gold, *near, *foreign, *rng.sample(others, num_negatives - len(near) - len(foreign))]
     rng.shuffle(labels)
-    return _ask(example, tuple(labels))
+    return ask_only(example, tuple(labels))
 
 
 def _sample_chunks(
@@ -130,7 +130,7 @@ def _sample_chunks(
     sizes = [len(chunk) for chunk in near_equal_chunks(labels, config.max_extract_labels)]
     if len(sizes) > 1 and example.answer and config.near_share:
         _move_near(labels, sizes, example, config.near_share, rng, pool)
-    chunks = [_ask(example, chunk) for chunk in near_equal_chunks(labels, config.max_extract_labels)]
+    chunks = [ask_only(example, chunk) for chunk in near_equal_chunks(labels, config.max_extract_labels)]
     negative = [index for index, chunk in enumerate(chunks) if not chunk.answer]
     num_positive = len(chunks) - len(negative)
     share = config.negative_chunk_share
@@ -192,7 +192,7 @@ def evaluation_questions(examples: Iterable[AtomicExample], max_extract_labels: 
         if example.kind == "classify":
             questions.append(example)
         else:
-            questions += [_ask(example, chunk) for chunk in near_equal_chunks(example.labels, max_extract_labels)]
+            questions += [ask_only(example, chunk) for chunk in near_equal_chunks(example.labels, max_extract_labels)]
     return questions
 
 
@@ -206,7 +206,7 @@ def near_equal_chunks(labels: Sequence[str], max_labels: int) -> Iterator[tuple[
         start = end
 
 
-def _ask(example: AtomicExample, labels: tuple[str, ...]) -> AtomicExample:
+def ask_only(example: AtomicExample, labels: tuple[str, ...]) -> AtomicExample:
     """The example with these labels alone, in this order."""
     given = example.answer
     if isinstance(given, tuple):

@@ -1,61 +1,55 @@
 """SeqGPT: choose labels for a text, or copy spans out of it, with a trained model.
 
     model = SeqGPT.from_pretrained("runs/quickstart")
-    model.classify("my card was stolen", ["card fee", "lost card"]).labels    -> ("lost card",)
-    model.extract("Ada moved to Rome", ["person", "city"]).spans              -> (Span("person", 0, 3, "Ada"), ...)
+    model.classify("my card was stolen", ["card fee", "lost card"]).label     -> "lost card"
+    model.extract("Ada moved to Rome", ["person", "city"]).spans[0].text      -> "Ada"
 
-Every task goes the same way: record -> questions (atomic.py) -> prompts -> answers -> record again. Tasks in stages
-(relations, events) ask their next questions once the earlier ones are answered, over all records at once.
+Every task goes the same way: record -> questions (atomic.py) -> prompts -> answers -> record again -> result. Tasks in
+stages (relations, events) ask their next questions once the earlier ones are answered, over all records at once.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
 
 from tqdm import tqdm
 
 from seqgpt_jax import hf
+from seqgpt_jax import schema as schemas
 from seqgpt_jax.answering import Answered, Answerer, DecodeConfig
-from seqgpt_jax.atomic import AtomicExample, ask_next, check_labels, none_options, recompose, several_may_hold
+from seqgpt_jax.atomic import AtomicExample, ask_next, none_options, recompose, several_may_hold
 from seqgpt_jax.calibration import Calibration
+from seqgpt_jax.compiled import keep_compiled
+from seqgpt_jax.demonstrations import Demonstrations, pools_of
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.findings import Reading
+from seqgpt_jax.input_checks import Labels, as_parallel, as_texts
+from seqgpt_jax.merging import merge
 from seqgpt_jax.models.decoder import Decoder
+from seqgpt_jax.models.quantized import Weights, store_weights
 from seqgpt_jax.negatives import evaluation_questions
 from seqgpt_jax.prompt import get_format
-from seqgpt_jax.records import (
-    ClassificationRecord,
-    DatasetMeta,
-    ExtractionRecord,
-    Record,
-    Span,
-    Target,
+from seqgpt_jax.records import DatasetMeta, Record
+from seqgpt_jax.results import (
+    Answer,
+    Classification,
+    Events,
+    Extraction,
+    Prediction,
+    Relations,
+    Result,
+    Types,
 )
+from seqgpt_jax.schema import Ask, GivenSpan, Part, Request
 from seqgpt_jax.vocabulary import Vocabulary
+from seqgpt_jax.windows import Long, Planner, Window, within
 
-
-@dataclass(frozen=True, slots=True)
-class Classification:
-    """The chosen labels in the order asked; empty where none holds."""
-
-    labels: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"labels": list(self.labels)}
-
-
-@dataclass(frozen=True, slots=True)
-class Extraction:
-    """Spans in text order: `text[span.start:span.end] == span.text` in the text that was given."""
-
-    spans: tuple[Span, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"spans": [{"label": s.label, "start": s.start, "end": s.end, "text": s.text} for s in self.spans]}
+_BLOCK = 2048  # labels asked at once, so that memory has a bound whatever the number of texts
+_BAR_DELAY = 3.0  # seconds after which a bar that was not asked for shows up
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +60,36 @@ class RecordPrediction:
     answered: tuple[Answered, ...]
 
 
+class Options(TypedDict, total=False):
+    """What every call takes.
+
+    long: what becomes of a text that is too long for one prompt: "chunk" (default) reads it in windows and puts the
+    findings together (windows.py), "truncate" reads its start alone, "error" raises. Results say what was done.
+    abstain_below: leaves out labels and spans with a lower (calibrated) probability; "calibrated" takes the limits
+    that `seqgpt calibrate` fitted. examples: solved examples to put before the text (demonstrations.py), at most
+    max_examples (default 8) of them, the most alike to the text, as far as there is room. all_probabilities: of every
+    label of a choice, not only of those that it took to find the best (default; faster). progress: a bar on stderr;
+    default: once a call has taken three seconds.
+    """
+
+    long: Long
+    abstain_below: float | Literal["calibrated"] | None
+    examples: Sequence[Any]
+    max_examples: int
+    all_probabilities: bool
+    progress: bool | None
+
+
+R = TypeVar("R")
+
+
 class SeqGPT:
-    """A model with its tokenizer and prompt format. Answers are greedy, hence the same every time."""
+    """A model with its tokenizer and prompt format. It gives the same answers every time.
+
+    Every method takes one text and returns one result, or a list of texts and returns a list. Labels are a list, or
+    {name: words that describe it}; results carry the names. All take `Options`. UserError, with the remedy, for a text
+    or a label that cannot be asked.
+    """
 
     def __init__(
         self,
@@ -82,11 +104,17 @@ class SeqGPT:
         self.calibration = calibration or Calibration()
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str], *, decode: DecodeConfig | None = None) -> SeqGPT:
-        """Loads a run directory (its export/), a Hugging Face directory or a hub id. UserError for anything else."""
+    def from_pretrained(
+        cls, path: str | os.PathLike[str], *, weights: Weights = "float32", decode: DecodeConfig | None = None
+    ) -> SeqGPT:
+        """Loads a run directory (its export/), a Hugging Face directory or a hub id. UserError for anything else.
+
+        weights: how matrices are kept in memory; "bfloat16" takes half of float32, "int8" a quarter.
+        """
+        keep_compiled()
         directory = model_directory(Path(path))
         model, vocabulary = hf.load_model(directory)
-        return cls(model, vocabulary, decode=decode, calibration=Calibration.load(directory))
+        return cls(store_weights(model, weights), vocabulary, decode=decode, calibration=Calibration.load(directory))
 
     # --- for anyone ---
 
@@ -94,90 +122,246 @@ class SeqGPT:
     def classify(
         self,
         text: str,
-        labels: Sequence[str],
+        labels: Labels,
         text_pair: str | None = None,
         target: str | None = None,
+        multi_label: bool = False,
         *,
         task: Literal["SA", "ET"] | None = None,
+        **options: Unpack[Options],
     ) -> Classification: ...
 
     @overload
     def classify(
         self,
         text: list[str],
-        labels: Sequence[str],
+        labels: Labels,
         text_pair: list[str] | None = None,
         target: list[str] | None = None,
+        multi_label: bool = False,
         *,
         task: Literal["SA", "ET"] | None = None,
+        **options: Unpack[Options],
     ) -> list[Classification]: ...
 
     def classify(
         self,
         text: str | list[str],
-        labels: Sequence[str],
+        labels: Labels,
         text_pair: str | list[str] | None = None,
         target: str | list[str] | None = None,
+        multi_label: bool = False,
         *,
         task: Literal["SA", "ET"] | None = None,
+        **options: Unpack[Options],
     ) -> Classification | list[Classification]:
-        """Returns which of the labels hold for the text, or a list of that for a list of texts.
+        """Returns which of the labels holds for the text; with multi_label, which of them do, or none.
 
-        text_pair: a second sentence, or a question about the text, one a text. target: the words of the text that are
-        asked about, one a text; task "SA" asks for the sentiment towards them, "ET" for their type.
-        UserError for an empty text, or labels that are empty, equal, or too many for the prompt.
+        text_pair: a second sentence, one a text. target: the words of the text that are asked about, one a text; task
+        "SA" asks for the sentiment towards them, "ET" for their type.
         """
-        texts = _as_texts(text, "text")
-        pairs, targets = _parallel(text_pair, "text_pair", texts), _parallel(target, "target", texts)
-        if text_pair is not None and target is not None:
-            raise UserError("both text_pair and target were given (give one of them)")
-        if task is not None and (task not in ("SA", "ET") or target is None):
-            raise UserError(f"task={task!r} does not fit (it is 'SA' or 'ET', and only beside a target)")
-        options = _as_labels(labels)
-        kind = task or ("NLI" if text_pair is not None else "CLS")
-        records = [
-            ClassificationRecord(
-                id=str(index),
-                task=kind,
-                text=one,
-                labels=(),
-                label_set=options,
-                text_pair=pair,
-                target=None if about is None else Target(about),
-            )
-            for index, (one, pair, about) in enumerate(zip(texts, pairs, targets, strict=True))
-        ]
-        answers = []
-        for record in self._predict_for_user(records, kind, options):
-            assert isinstance(record, ClassificationRecord)
-            answers.append(Classification(record.labels))
-        return answers[0] if isinstance(text, str) else answers
+        texts = as_texts(text, "text")
+        pairs, targets = as_parallel(text_pair, "text_pair", len(texts)), as_parallel(target, "target", len(texts))
+        schemas.check_beside(text_pair, target, task)
+        ask = schemas.classify(labels, multi_label, task)
+        requests = [ask(*each) for each in zip(texts, pairs, targets, strict=True)]
+        return _same_form(text, _all_of(Classification, self.ask(requests, **options)))
 
     @overload
-    def extract(self, text: str, labels: Sequence[str]) -> Extraction: ...
+    def extract(self, text: str, labels: Labels, **options: Unpack[Options]) -> Extraction: ...
 
     @overload
-    def extract(self, text: list[str], labels: Sequence[str]) -> list[Extraction]: ...
+    def extract(self, text: list[str], labels: Labels, **options: Unpack[Options]) -> list[Extraction]: ...
 
-    def extract(self, text: str | list[str], labels: Sequence[str]) -> Extraction | list[Extraction]:
-        """Returns the spans of each label in the text, or a list of that for a list of texts.
+    def extract(
+        self, text: str | list[str], labels: Labels, **options: Unpack[Options]
+    ) -> Extraction | list[Extraction]:
+        """Returns the spans of each label in the text. A label is a type ("person") or a question ("Who moved?").
 
-        A label is a type ("person") or a question about the text ("Who moved?").
-        UserError for an empty text, or labels that are empty, equal, or too long for the prompt.
+        Where a string stands several times in the text, `occurrences.locate` says which of its places are meant.
         """
-        texts, options = _as_texts(text, "text"), _as_labels(labels)
-        records = [ExtractionRecord(str(index), "NER", one, (), options) for index, one in enumerate(texts)]
-        answers = []
-        for record in self._predict_for_user(records, "NER", options):
-            assert isinstance(record, ExtractionRecord)
-            found = (span for span in record.spans if span.in_text)
-            answers.append(Extraction(tuple(sorted(found, key=lambda span: (span.start, -span.end)))))
-        return answers[0] if isinstance(text, str) else answers
+        return _same_form(text, _all_of(Extraction, self._ask_each(text, schemas.extract(labels), options)))
 
-    def _predict_for_user(self, records: Sequence[Record], task: str, labels: tuple[str, ...]) -> list[Record]:
-        metas = [DatasetMeta("input", task, _language_of(record.text), labels) for record in records]
-        predictions = self._predict(records, metas, split="input", bar=None, strict=True)
-        return [prediction.record for prediction in predictions]
+    @overload
+    def relations(
+        self, text: str, entity_types: Labels, relation_types: Labels, **options: Unpack[Options]
+    ) -> Relations: ...
+
+    @overload
+    def relations(
+        self, text: list[str], entity_types: Labels, relation_types: Labels, **options: Unpack[Options]
+    ) -> list[Relations]: ...
+
+    def relations(
+        self, text: str | list[str], entity_types: Labels, relation_types: Labels, **options: Unpack[Options]
+    ) -> Relations | list[Relations]:
+        """Returns the entities of the text, and which of the relations holds between which two of them.
+
+        Entities are extracted first; then every ordered pair of them is asked about.
+        """
+        ask = schemas.relations(entity_types, relation_types)
+        return _same_form(text, _all_of(Relations, self._ask_each(text, ask, options)))
+
+    @overload
+    def events(self, text: str, schema: Mapping[str, Labels], **options: Unpack[Options]) -> Events: ...
+
+    @overload
+    def events(self, text: list[str], schema: Mapping[str, Labels], **options: Unpack[Options]) -> list[Events]: ...
+
+    def events(
+        self, text: str | list[str], schema: Mapping[str, Labels], **options: Unpack[Options]
+    ) -> Events | list[Events]:
+        """Returns the events of the text with their triggers and arguments. schema: {event type: its roles}."""
+        return _same_form(text, _all_of(Events, self._ask_each(text, schemas.events(schema), options)))
+
+    @overload
+    def answer(self, text: str, question: str, options: None = None, **others: Unpack[Options]) -> Answer: ...
+
+    @overload
+    def answer(
+        self, text: list[str], question: str, options: None = None, **others: Unpack[Options]
+    ) -> list[Answer]: ...
+
+    @overload
+    def answer(self, text: str, question: str, options: Labels, **others: Unpack[Options]) -> Classification: ...
+
+    @overload
+    def answer(
+        self, text: list[str], question: str, options: Labels, **others: Unpack[Options]
+    ) -> list[Classification]: ...
+
+    def answer(
+        self, text: str | list[str], question: str, options: Labels | None = None, **others: Unpack[Options]
+    ) -> Answer | list[Answer] | Classification | list[Classification]:
+        """Returns the words of the text that answer the question; with options, which of them does."""
+        results = self._ask_each(text, schemas.answer(question, options), others)
+        if options is None:
+            return _same_form(text, _all_of(Answer, results))
+        return _same_form(text, _all_of(Classification, results))
+
+    @overload
+    def type_entities(
+        self,
+        text: str,
+        spans: Sequence[GivenSpan],
+        types: Labels,
+        multi_label: bool = True,
+        **options: Unpack[Options],
+    ) -> Types: ...
+
+    @overload
+    def type_entities(
+        self,
+        text: list[str],
+        spans: Sequence[Sequence[GivenSpan]],
+        types: Labels,
+        multi_label: bool = True,
+        **options: Unpack[Options],
+    ) -> list[Types]: ...
+
+    def type_entities(
+        self,
+        text: str | list[str],
+        spans: Sequence[Any],
+        types: Labels,
+        multi_label: bool = True,
+        **options: Unpack[Options],
+    ) -> Types | list[Types]:
+        """Returns the types of spans of the text, each given by its words, as (start, end), or as a Span.
+
+        Of a list of texts, spans is a list for each.
+        """
+        texts = as_texts(text, "text")
+        given = [spans] if isinstance(text, str) else list(spans)
+        if len(given) != len(texts):
+            raise UserError(f"{len(texts)} texts but {len(given)} lists of spans (give one a text)")
+        parts = [schemas.type_spans(own, types, multi_label) for own in given]
+        return _same_form(text, _all_of(Types, self.ask_parts(texts, parts, **options)))
+
+    @overload
+    def predict(self, text: str, schema: Mapping[str, Any], **options: Unpack[Options]) -> Prediction: ...
+
+    @overload
+    def predict(self, text: list[str], schema: Mapping[str, Any], **options: Unpack[Options]) -> list[Prediction]: ...
+
+    def predict(
+        self, text: str | list[str], schema: Mapping[str, Any], **options: Unpack[Options]
+    ) -> Prediction | list[Prediction]:
+        """Returns what each part of a schema (schema.py shows one) finds out about the text."""
+        if "examples" in options:
+            raise UserError("examples go into the parts of a schema ({name: {..., 'examples': [...]}})")
+        texts, parts = as_texts(text, "text"), schemas.read_schema(schema)
+        documents = [one for one in texts for _ in parts]
+        results = iter(self.ask_parts(documents, [*parts.values()] * len(texts), **options))
+        return _same_form(text, [Prediction(one, {name: next(results) for name in parts}) for one in texts])
+
+    # --- the one way that all of these go ---
+
+    def ask(
+        self,
+        requests: Sequence[Request],
+        *,
+        long: Long = "chunk",
+        abstain_below: float | Literal["calibrated"] | None = None,
+        examples: Sequence[Any] = (),
+        max_examples: int = 8,
+        all_probabilities: bool = False,
+        progress: bool | None = None,
+    ) -> list[Result]:
+        """Returns a result for each request, in the order given; the texts are asked sorted by length."""
+        reading = Reading(self.calibration, *_limits(self.calibration, abstain_below))
+        answerer = self.answerer
+        pools = pools_of(requests, examples, max_examples)
+        limit = answerer.decode.max_prompt_tokens
+        planner = Planner(answerer.vocabulary, answerer.format, limit, long, with_examples=any(pools))
+        plans = [planner.plan(request) for request in requests]
+        pieces = sorted(
+            ((i, window) for i, plan in enumerate(plans) for window in plan.windows),
+            key=lambda piece: piece[1].end - piece[1].start,
+        )
+        # tempering a choice, and its mean over windows, are over all labels
+        wanted = all_probabilities or len(pieces) > len(requests) or self.calibration.choice_temperature != 1
+        found: list[dict[Window, Result]] = [{} for _ in requests]
+        with _bar(progress) as bar:
+            for block in _blocks(pieces, requests):
+                asked = [within(requests[i], window) for i, window in block]
+                predictions = self._predict_asked(asked, [pools[i] for i, _ in block], bar, wanted)
+                for (i, window), request, predicted in zip(block, asked, predictions, strict=True):
+                    if long == "error" and any(answer.tokens_cut for answer in predicted.answered):
+                        raise UserError("a question about a text is too long for the prompt (ask with long='chunk')")
+                    document = requests[i].record.text
+                    found[i][window] = reading.read(
+                        request, predicted.record, predicted.answered, document, window.start
+                    )
+        results = []
+        for request, plan, own in zip(requests, plans, found, strict=True):
+            weights = [window.num_tokens for window in plan.windows]
+            result = merge(request, [own[window] for window in plan.windows], weights)
+            results.append(replace(result, tokens_cut=result.tokens_cut + plan.tokens_cut))
+        return results
+
+    def _ask_each(self, text: str | list[str], ask: Ask, options: Options) -> list[Result]:
+        return self.ask([ask(one) for one in as_texts(text, "text")], **options)
+
+    def ask_parts(self, texts: Sequence[str], parts: Sequence[Part], **options: Unpack[Options]) -> list[Result]:
+        """Returns the result of parts[i] of a schema about texts[i]; all of them are asked together."""
+        requests = [part.requests(text) for text, part in zip(texts, parts, strict=True)]
+        results = iter(self.ask([request for own in requests for request in own], **options))
+        return [part.combine(own, [next(results) for _ in own]) for part, own in zip(parts, requests, strict=True)]
+
+    def _predict_asked(
+        self, requests: Sequence[Request], pools: Sequence[Demonstrations | None], bar: tqdm, all_probabilities: bool
+    ) -> list[RecordPrediction]:
+        records, metas = [request.record for request in requests], [request.meta for request in requests]
+        return self._predict(
+            records,
+            metas,
+            "input",
+            bar,
+            strict=True,
+            pools=pools,
+            all_probabilities=all_probabilities,
+        )
 
     # --- for evaluation ---
 
@@ -194,7 +378,7 @@ class SeqGPT:
         Records of many datasets may be mixed: their questions are decoded together, sorted by length.
         all_probabilities: of every label of a choice, not only of those that it took to find the best.
         """
-        with tqdm(desc="questions", unit="q", disable=not progress, leave=False) as bar:
+        with _bar(progress) as bar:
             return self._predict(records, metas, split, bar, strict=False, all_probabilities=all_probabilities)
 
     def answer_questions(
@@ -207,7 +391,7 @@ class SeqGPT:
         answerer = self.answerer
         if not constrained:
             answerer = replace(answerer, decode=replace(answerer.decode, constrained=False))
-        with tqdm(desc="questions", unit="q", disable=not progress, leave=False) as bar:
+        with _bar(progress) as bar:
             return answerer.answer(examples, bar, strict=False)
 
     def _predict(
@@ -215,10 +399,12 @@ class SeqGPT:
         records: Sequence[Record],
         metas: Sequence[DatasetMeta],
         split: str,
-        bar: tqdm | None,
+        bar: tqdm,
         strict: bool,
+        pools: Sequence[Demonstrations | None] | None = None,
         all_probabilities: bool = False,
     ) -> list[RecordPrediction]:
+        """pools: of each record, the examples to put before its questions."""
         answered: list[list[Answered]] = [[] for _ in records]
         unfinished = list(range(len(records)))
         while unfinished:
@@ -236,6 +422,7 @@ class SeqGPT:
                 none_allowed=[bool(none_options(records[i])) for i, _ in questions],
                 all_probabilities=all_probabilities,
                 threshold=self.calibration.label_threshold,
+                pools=None if pools is None else [pools[i] for i, _ in questions],
             )
             for (i, _), answer in zip(questions, answers, strict=True):
                 answered[i].append(answer)
@@ -243,6 +430,53 @@ class SeqGPT:
             RecordPrediction(recompose(record, meta, [answer.example for answer in given]), tuple(given))
             for record, meta, given in zip(records, metas, answered, strict=True)
         ]
+
+
+def _bar(progress: bool | None) -> tqdm:
+    """None: a bar that shows up once it has run for a while."""
+    delay = _BAR_DELAY if progress is None else 0.0
+    return tqdm(desc="questions", unit="q", disable=progress is False, delay=delay, leave=False)
+
+
+def _limits(
+    calibration: Calibration, abstain_below: float | Literal["calibrated"] | None
+) -> tuple[float | None, float | None]:
+    """Of choices and of spans."""
+    if abstain_below == "calibrated":
+        limits = calibration.choice_abstain_below, calibration.span_abstain_below
+        if limits == (None, None):
+            raise UserError(
+                "abstain_below='calibrated' without fitted limits (run `seqgpt calibrate`, or give a number)"
+            )
+        return limits
+    if abstain_below is not None and not (isinstance(abstain_below, int | float) and 0 <= abstain_below <= 1):
+        raise UserError(f"abstain_below is {abstain_below!r} (it must be in 0..1, or 'calibrated')")
+    return abstain_below, abstain_below
+
+
+def _blocks(pieces: Sequence[tuple[int, Window]], requests: Sequence[Request]) -> Iterator[list[tuple[int, Window]]]:
+    """The windows in blocks that ask about _BLOCK labels, one window at least."""
+    block: list[tuple[int, Window]] = []
+    num_asked = 0
+    for i, window in pieces:
+        num_labels = 1 if requests[i].record.kind == "classification" else len(requests[i].meta.labels)
+        if block and num_asked + num_labels > _BLOCK:
+            yield block
+            block, num_asked = [], 0
+        block.append((i, window))
+        num_asked += num_labels
+    if block:
+        yield block
+
+
+def _all_of(kind: type[R], results: Iterable[object]) -> list[R]:
+    found = list(results)
+    assert all(isinstance(result, kind) for result in found)
+    return found  # type: ignore[return-value]
+
+
+def _same_form(text: str | list[str], results: list[R]) -> Any:
+    return results[0] if isinstance(text, str) else results
 
 
 # --- where a model lies ----------------------------------------------------------------------------------------------
@@ -263,40 +497,3 @@ def model_directory(path: Path) -> Path:
             "(give a run directory or a Hugging Face directory)"
         )
     return hf.local_directory(path)
-
-
-# --- what a user gives -----------------------------------------------------------------------------------------------
-
-_HAN = re.compile(r"[\u3400-\u9fff]")
-
-
-def _language_of(text: str) -> str:
-    """Which wording a question about a target takes: Chinese where the text has any Han character."""
-    return "zh" if _HAN.search(text) else "en"
-
-
-def _as_texts(text: str | list[str], name: str) -> list[str]:
-    texts = [text] if isinstance(text, str) else list(text)
-    for index, one in enumerate(texts):
-        if not isinstance(one, str) or not one.strip():
-            where = "" if isinstance(text, str) else f" {index}"
-            raise UserError(f"{name}{where} is empty or no string: {one!r} (give it some words)")
-    return texts
-
-
-def _as_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
-        raise UserError(f"labels is {labels!r} (give a list of strings)")
-    if not labels:
-        raise UserError("labels is empty (give at least one label)")
-    check_labels(labels)
-    return tuple(labels)
-
-
-def _parallel(given: str | list[str] | None, name: str, texts: Sequence[str]) -> Sequence[str | None]:
-    if given is None:
-        return [None] * len(texts)
-    values = _as_texts(given, name)
-    if len(values) != len(texts):
-        raise UserError(f"{len(texts)} texts but {len(values)} of {name} (give one a text)")
-    return values

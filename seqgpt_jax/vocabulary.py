@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from seqgpt_jax.atomic import Kind
@@ -52,7 +53,8 @@ _PROBE = "输入: The U.S. (2024)  naïve 北京，a\tb\n抽取: x，y\n输出: 
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """ids end in [GEN]; the first num_text_ids are those of the text, which prompts about the same text share.
+    """ids end in [GEN]; the first num_text_ids are those of the text, which prompts about the same text share, and of
+    the demonstrations before it.
 
     text_kept: what is left of the text after tokens_cut tokens were taken from its end.
     """
@@ -166,6 +168,11 @@ class Vocabulary:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts at once, on all cores."""
         return [encoding.ids for encoding in self._encoder.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def token_starts(self, text: str) -> np.ndarray:
+        """int64 [tokens]: the character that each token of a text begins at, or within."""
+        offsets = self._encoder.encode(text, add_special_tokens=False).offsets
+        return np.fromiter((start for start, _ in offsets), np.int64, len(offsets))
 
     def encode_prompt(
         self,

@@ -161,7 +161,7 @@ def test_predict_writes_a_line_a_text(capsys: pytest.CaptureFixture[str], model_
     assert all(isinstance(line["spans"], list) for line in lines)
     assert main(["predict", "--model", str(model_dir), "--classify", "a", "b", "--", "one text", "another"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [set(line) for line in lines] == [{"text", "labels"}] * 2
+    assert [set(line) for line in lines] == [{"text", "labels", "probabilities"}] * 2
 
 
 def test_generate_writes_records_that_read_back(tmp_path: Path) -> None:

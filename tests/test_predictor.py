@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqgpt_jax import answering, hf
+from seqgpt_jax import hf
 from seqgpt_jax.answering import DecodeConfig
 from seqgpt_jax.atomic import AtomicExample, decompose
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.metrics import empty_predictions, score_dataset
 from seqgpt_jax.models.bloom import Bloom, BloomConfig
 from seqgpt_jax.negatives import evaluation_questions
-from seqgpt_jax.predictor import Classification, Extraction, SeqGPT
+from seqgpt_jax.predictor import SeqGPT
 from seqgpt_jax.prompt import SEQGPT_V1
 from seqgpt_jax.records import (
     ClassificationRecord,
@@ -32,55 +32,19 @@ from seqgpt_jax.records import (
     read_meta,
     read_records,
 )
-from seqgpt_jax.vocabulary import Vocabulary, train_tokenizer
-
-Oracle = Callable[[str, str, tuple[str, ...]], str]  # (kind word, text, labels) -> answer text
-PROMPT = re.compile(r"输入: (?P<text>[^\n]*)\n(?P<kind>分类|抽取): (?P<labels>[^\n]*)\n输出: ", re.DOTALL)
+from seqgpt_jax.results import Classification, FoundSpan
+from seqgpt_jax.vocabulary import Vocabulary
+from tests.oracle import PROMPT, OracleDecoder, byte_vocabulary, oracle_model, write_spans
 
 
 @pytest.fixture(scope="module")
 def vocabulary() -> Vocabulary:
-    return train_tokenizer(["输入: 抽取: 分类: 输出: None\n the of and in"] * 3, 300)
-
-
-class _Decoder:
-    """Stands in for decoding.generate: reads each prompt back and writes what the oracle says. Keeps the batches."""
-
-    def __init__(self, vocabulary: Vocabulary, oracle: Oracle) -> None:
-        self.vocabulary, self.oracle = vocabulary, oracle
-        self.batches: list[list[str]] = []
-
-    def __call__(
-        self, model: object, prompts: list[list[int]], *, max_new_tokens: list[int], eos_id: int, **_: Any
-    ) -> list[list[int]]:
-        if not prompts:
-            return []
-        assert len(max_new_tokens) == len(prompts)
-        self.batches.append([])
-        answers = []
-        for ids in prompts:
-            assert ids[-1] == self.vocabulary.gen_id
-            prompt = self.vocabulary.decode(ids)
-            match = PROMPT.fullmatch(prompt)
-            assert match, prompt
-            self.batches[-1].append(prompt)
-            answer = self.oracle(match["kind"], match["text"], tuple(match["labels"].split("，")))
-            answers.append([*self.vocabulary.encode(answer), eos_id])
-        return answers
+    return byte_vocabulary()
 
 
 @pytest.fixture
-def with_oracle(monkeypatch: pytest.MonkeyPatch, vocabulary: Vocabulary) -> Callable[..., tuple[SeqGPT, _Decoder]]:
-    def build(oracle: Oracle, **decode: int) -> tuple[SeqGPT, _Decoder]:
-        decoder = _Decoder(vocabulary, oracle)
-        monkeypatch.setattr(answering, "generate", decoder)
-        return SeqGPT(None, vocabulary, decode=DecodeConfig(constrained=False, **decode)), decoder  # type: ignore[arg-type]
-
-    return build
-
-
-def _write_spans(labels: Sequence[str], **spans: Sequence[str]) -> str:
-    return "".join(f"{label}: {'	'.join(spans.get(label, ())) or 'None'}\n" for label in labels)
+def with_oracle(monkeypatch: pytest.MonkeyPatch, vocabulary: Vocabulary) -> Callable[..., tuple[SeqGPT, OracleDecoder]]:
+    return partial(oracle_model, monkeypatch, vocabulary)
 
 
 # --- classify --------------------------------------------------------------------------------------------------------
@@ -88,15 +52,15 @@ def _write_spans(labels: Sequence[str], **spans: Sequence[str]) -> str:
 
 def test_classify_one_text_or_many(with_oracle: Any) -> None:
     model, decoder = with_oracle(lambda kind, text, labels: f"{labels[len(text) % 2]}\n")
-    assert model.classify("ab", ["x", "y"]) == Classification(("x",))
-    assert model.classify(["ab", "abc"], ["x", "y"]) == [Classification(("x",)), Classification(("y",))]
+    assert model.classify("ab", ["x", "y"]) == Classification(("x",), document="ab")
+    assert [found.labels for found in model.classify(["ab", "abc"], ["x", "y"])] == [("x",), ("y",)]
     assert model.classify(["ab", "abc"], ["x", "y"])[1].to_dict() == {"labels": ["y"]}
     assert decoder.batches[0] == ["输入: ab\n分类: x，y\n输出: "]
 
 
 def test_classify_drops_what_was_not_asked_and_none_is_no_label(with_oracle: Any) -> None:
     model, _ = with_oracle(lambda kind, text, labels: "y，zebra\n" if text == "one" else "None\n")
-    assert model.classify(["one", "two"], ["x", "y"]) == [Classification(("y",)), Classification(())]
+    assert [found.labels for found in model.classify(["one", "two"], ["x", "y"])] == [("y",), ()]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +90,7 @@ def test_a_target_in_chinese_is_asked_in_chinese(with_oracle: Any) -> None:
 def test_offsets_are_those_of_the_text_that_was_given(with_oracle: Any) -> None:
     text = "😀 Ada\tPark\nmet 李雷 in Rome, Ada Park  "
     model, decoder = with_oracle(
-        lambda kind, text, labels: _write_spans(labels, person=["Ada Park", "李雷", "Eve"], city=["Rome"])
+        lambda kind, text, labels: write_spans(labels, person=["Ada Park", "李雷", "Eve"], city=["Rome"])
     )
     found = model.extract(text, ["person", "city"])
     assert [(s.label, s.text) for s in found.spans] == [
@@ -141,13 +105,13 @@ def test_offsets_are_those_of_the_text_that_was_given(with_oracle: Any) -> None:
 
 
 def test_results_carry_the_labels_that_were_given(with_oracle: Any) -> None:
-    model, _ = with_oracle(lambda kind, text, labels: _write_spans(labels, **{labels[0]: ["Ada"]}))
-    assert model.extract("Ada", ["who，\twhom", "x"]) == Extraction((Span("who，\twhom", 0, 3, "Ada"),))
+    model, _ = with_oracle(lambda kind, text, labels: write_spans(labels, **{labels[0]: ["Ada"]}))
+    assert model.extract("Ada", ["who，\twhom", "x"]).spans == (FoundSpan("who，\twhom", 0, 3, "Ada"),)
 
 
 def test_many_labels_are_asked_in_near_equal_chunks(with_oracle: Any) -> None:
     labels = [f"l{i}" for i in range(7)]
-    model, decoder = with_oracle(lambda kind, text, labels: _write_spans(labels, l0=["Ada"], l6=["Ada"]))
+    model, decoder = with_oracle(lambda kind, text, labels: write_spans(labels, l0=["Ada"], l6=["Ada"]))
     assert [span.label for span in model.extract("Ada", labels).spans] == ["l0", "l6"]
     asked = [PROMPT.fullmatch(prompt)["labels"].split("，") for batch in decoder.batches for prompt in batch]  # type: ignore[index]
     assert sorted(asked) == [labels[:4], labels[4:]]
@@ -164,7 +128,7 @@ def test_questions_are_decoded_once_and_answered_in_order(with_oracle: Any) -> N
 
 
 def test_a_text_that_is_too_long_loses_its_end_and_that_is_counted(with_oracle: Any, vocabulary: Vocabulary) -> None:
-    model, decoder = with_oracle(lambda kind, text, labels: _write_spans(labels, who=["Zoe"]), max_prompt_tokens=60)
+    model, decoder = with_oracle(lambda kind, text, labels: write_spans(labels, who=["Zoe"]), max_prompt_tokens=60)
     meta = DatasetMeta("toy", "NER", "en", ("who",))
     text = "Ada " * 100 + "Zoe"
     (prediction,) = model.predict_records([ExtractionRecord("0", "NER", text, ())], [meta])
@@ -205,27 +169,11 @@ def test_malformed_answers_are_reported_and_nothing_is_filtered(with_oracle: Any
 
 
 def test_answer_questions_gives_examples_back_with_their_answers(with_oracle: Any) -> None:
-    model, _ = with_oracle(lambda kind, text, labels: "x\n" if kind == "分类" else _write_spans(labels, x=["Ada"]))
+    model, _ = with_oracle(lambda kind, text, labels: "x\n" if kind == "分类" else write_spans(labels, x=["Ada"]))
     meta = DatasetMeta("toy", "NER", "en", ("x",))
     (question,) = decompose(ExtractionRecord("7", "NER", "Ada", ()), meta)
     (answer,) = model.answer_questions([question])
     assert answer.example == AtomicExample("Ada", "extract", ("x",), {"x": ("Ada",)}, question.source)
-
-
-def test_questions_are_also_answered_without_constraints(
-    monkeypatch: pytest.MonkeyPatch, vocabulary: Vocabulary
-) -> None:
-    model = SeqGPT(None, vocabulary)  # type: ignore[arg-type]
-    constrained = []
-
-    def spy(self: answering.Answerer, *arguments: Any) -> list[answering.Answered]:
-        constrained.append(self.decode.constrained)
-        return []
-
-    monkeypatch.setattr(answering.Answerer, "answer", spy)
-    model.answer_questions([], constrained=False)
-    model.answer_questions([])
-    assert constrained == [False, True]
 
 
 # --- every task, in its stages ---------------------------------------------------------------------------------------
@@ -325,7 +273,7 @@ def run_dir(vocabulary: Vocabulary, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_a_run_directory_and_its_export_are_the_same_model(run_dir: Path) -> None:
-    decode = DecodeConfig(max_new_tokens=8)
+    decode = DecodeConfig(max_new_tokens=8, constrained=False)
     meta = DatasetMeta("toy", "EE", "en", ("meet", "leave"), roles=("who", "where"))
     records = [
         EventRecord(str(i), "EE", text, ()) for i, text in enumerate(["Ada met Bob", "Ada left Rome. " * 5, "x"])
@@ -353,3 +301,11 @@ def test_the_answers_are_those_of_a_plain_loop_without_cache(run_dir: Path, voca
     written = vocabulary.decode(ids[num_prompt:])
     assert written
     assert model.answer_questions([question])[0].raw == written
+
+
+def test_questions_are_also_answered_without_constraints(run_dir: Path) -> None:
+    model = SeqGPT.from_pretrained(run_dir, decode=DecodeConfig(max_new_tokens=6))
+    meta = DatasetMeta("toy", "CLS", "en", ("good", "bad"))
+    (question,) = decompose(ClassificationRecord("0", "CLS", "Ada met Bob", ()), meta)
+    assert model.answer_questions([question])[0].raw in ("good\n", "bad\n")
+    assert model.answer_questions([question], constrained=False)[0].parsed.problems != ()

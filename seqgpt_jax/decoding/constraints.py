@@ -15,7 +15,6 @@ Shapes: N places in the buffer (bytes of the text, a gap, `None`), E edges, U di
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
@@ -297,7 +296,11 @@ def advance(tables: TextTables, state: State, allowed: Allowed, chosen: jax.Arra
     )
     said = state._replace(stream_place=state.stream_place + ~is_over(allowed.forced))
     choice = is_choice(allowed.forced)
-    return jax.tree.map(functools.partial(jnp.where, choice), spoken, said), jnp.where(choice, kind, FORCED)
+
+    def either(spoken: jax.Array, said: jax.Array, before: jax.Array) -> jax.Array:
+        return jnp.where(choice, spoken, said).astype(before.dtype)
+
+    return jax.tree.map(either, spoken, said, state), jnp.where(choice, kind, FORCED)
 
 
 def guess(tables: TextTables, state: State) -> jax.Array:

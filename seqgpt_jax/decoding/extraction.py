@@ -136,9 +136,9 @@ class _Batch:
         self.rows = Rows(
             _stacked([compile_text(text, tokens) for text in texts.values()]),
             _column([list(texts).index(head) for head in heads], num_rows),
-            padded(streams, num_rows, power_of_two(max(map(len, streams))), 0),
+            padded(streams, num_rows, _size(max(map(len, streams)), 32), 0),
             _column([prompt.limit for prompt in prompts], num_rows),
-            None if wanted is None else padded(wanted, num_rows, power_of_two(1 + max(map(len, wanted))), -1),
+            None if wanted is None else padded(wanted, num_rows, _size(1 + max(map(len, wanted)), 32), -1),
         )
         self.texts = list(texts)
         self.tails = [list(p.ids[p.num_text_ids :] if self.shared else p.ids) for p in prompts]
@@ -178,7 +178,7 @@ class _Batch:
             num_text_slots = _steps(int(lengths.max()))
             texts = padded(self.texts, len(lengths), num_text_slots, self.pad_id)
             cache = read_texts(graph, params, texts, lengths)
-        num_slots = _steps(num_text_slots + tails.shape[1] + 3 * self.block)
+        num_slots = _size(num_text_slots + tails.shape[1] + 3 * self.block, 128)
         return read_rest(graph, params, self.rows, cache, tails, tail_lengths, num_slots, self.num_first, self.pad_id)
 
     def _answers(self, progress: Progress, rows: Sequence[int], prompt_R: np.ndarray) -> dict[int, Copied]:
@@ -206,14 +206,19 @@ def _steps(length: int) -> int:
     return -(-length // step) * step
 
 
+def _size(length: int, least: int) -> int:
+    return max(least, power_of_two(length))
+
+
 def _column(values: Sequence[int], num_rows: int) -> np.ndarray:
     return np.asarray([*values, *[0] * (num_rows - len(values))], np.int32)
 
 
 def _stacked(tables: list[TextTables]) -> TextTables:
     """Every table in arrays of one size, repeated up to a power of two."""
-    sizes = (max(len(getattr(table, name)) for table in tables) for name in ("min_bytes_N", "edge_kind_E", "tokens_U"))
-    num_places, num_edges, num_tokens = map(power_of_two, sizes)
+    num_places = _size(max(len(table.min_bytes_N) for table in tables), 128)
+    num_edges = _size(max(len(table.edge_kind_E) for table in tables), 1024)
+    num_tokens = _size(max(len(table.tokens_U) for table in tables), 256)
     grown = [pad_tables(table, num_places, num_edges, num_tokens) for table in tables]
     grown += [grown[0]] * (power_of_two(len(grown)) - len(grown))
     return TextTables(*(np.stack(arrays) for arrays in zip(*grown, strict=True)))

@@ -87,8 +87,7 @@ class LabelTrie:
     def learn(self, node: int, child_log_probs: Sequence[float]) -> None:
         """Takes in the log-probability of each child, given the node, in the order of `children[node]`."""
         for child, log_prob in zip(self.children[node].values(), child_log_probs, strict=True):
-            if math.isnan(self.log_probs[child]):
-                self.log_probs[child] = self.log_probs[node] + log_prob
+            self.log_probs[child] = self.log_probs[node] + log_prob
 
     def _asks(self, node: int) -> bool:
         return any(math.isnan(self.log_probs[child]) for child in self.children[node].values())

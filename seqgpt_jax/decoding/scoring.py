@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 import zlib
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,7 +38,7 @@ from seqgpt_jax.vocabulary import EncodedPrompt, Vocabulary
 _BEST_NODES = 16  # nodes a row in a pass that looks for the best label: what hardly takes longer than one token would
 _MAX_NODES = 1024  # nodes a row in any pass
 _SLOTS = 128  # a cache has a multiple of it; half of it is behind the prompt to begin with
-_SMALL = 1e-9  # keeps the logarithm of a threshold of 0 or 1 finite
+_SMALL = sys.float_info.min  # keeps the logarithm of a threshold of 0 or 1 finite
 _MAX_LOGITS = 2**26  # float32 logits at once: 256 MiB
 
 

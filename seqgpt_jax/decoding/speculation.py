@@ -257,7 +257,7 @@ def _accept(
         written=Written(
             *(old.at[rows_R1, slots_RW].set(x, mode="drop") for old, x in zip(progress.written, new, strict=True))
         ),
-        num_written_R=progress.num_written_R + said_RW.sum(axis=1),
+        num_written_R=progress.num_written_R + said_RW.sum(axis=1, dtype=jnp.int32),
         done_R=done_R,
     )
 

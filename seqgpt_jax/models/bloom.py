@@ -80,11 +80,7 @@ class Bloom(Decoder):
         self.final_norm = norm()
 
     def embed(self, tokens_BT: jax.Array) -> jax.Array:
-        x_BTD = jnp.take(self.embedding[...], tokens_BT, axis=0)
-        return self.embedding_norm(x_BTD.astype(self.config.compute_dtype))
-
-    def head_table(self) -> jax.Array:
-        return self.embedding[...]
+        return self.embedding_norm(self.table("embedding").rows(tokens_BT, self.config.compute_dtype))
 
     def alibi(self) -> np.ndarray:
         return alibi_slopes(self.config.num_heads)

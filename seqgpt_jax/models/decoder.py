@@ -23,7 +23,7 @@ from flax import nnx
 
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.attention import TokenLayout, attend
-from seqgpt_jax.models.layers import Linear, accumulated, split_rows
+from seqgpt_jax.models.layers import Linear, Table, split_rows
 from seqgpt_jax.models.lora import LoraConfig
 
 Remat = Literal["none", "dots", "full"]
@@ -108,10 +108,11 @@ class Decoder(nnx.Module):
     """`hidden, cache = model(tokens, positions, segment_ids, cache)`, then `model.head(hidden)`.
 
     A subclass sets `config`, `blocks` (from `stack_blocks`; called with x_BTD, an Attention and a Select or None) and
-    `final_norm`, and says how tokens are embedded and which table the head multiplies with.
+    `final_norm` and `embedding`, and says how tokens are embedded and which table the head multiplies with.
     """
 
     config: DecoderConfig
+    embedding: nnx.Param[jax.Array]
     blocks: Any
     final_norm: Any
 
@@ -119,9 +120,18 @@ class Decoder(nnx.Module):
         """What the first block sees, BTD in the compute dtype."""
         raise NotImplementedError
 
+    def head_name(self) -> str:
+        """Which of this module's tables the head multiplies with: the embedding, where they are tied."""
+        return "embedding"
+
+    def table(self, name: str) -> Table:
+        """The table of this name, with the scales of its rows where it is of int8."""
+        scale: nnx.Param[jax.Array] | None = getattr(self, f"{name}_scale", None)
+        return Table(getattr(self, name)[...], None if scale is None else scale[...])
+
     def head_table(self) -> jax.Array:
-        """The [V, D] table of the head in the parameter dtype: the embedding itself, where they are tied."""
-        raise NotImplementedError
+        """The [V, D] table of the head in the parameter dtype, float32 where it is of int8."""
+        return self.table(self.head_name()).whole()
 
     def alibi(self) -> np.ndarray | None:
         """ALiBi slopes [N], where the architecture has them."""
@@ -171,16 +181,11 @@ class Decoder(nnx.Module):
 
     def head(self, hidden: jax.Array) -> jax.Array:
         """float32 logits [..., V] of hidden states [..., D]."""
-        table_VD = self.head_table().astype(hidden.dtype)
-        contract_width = (((hidden.ndim - 1,), (1,)), ((), ()))
-        logits = jax.lax.dot_general(
-            split_rows(hidden), table_VD, contract_width, preferred_element_type=accumulated(hidden)
-        )
-        return split_rows(logits)
+        return split_rows(self.table(self.head_name()).logits(split_rows(hidden)))
 
     def head_rows(self, ids: jax.Array) -> jax.Array:
         """Rows [..., D] of the head's table in the compute dtype: `head(hidden)[..., id] = hidden @ row`."""
-        return jnp.take(self.head_table(), ids, axis=0).astype(self.config.compute_dtype)
+        return self.table(self.head_name()).rows(ids, self.config.compute_dtype)
 
     def _run_unrolled(
         self, x_BTD: jax.Array, sight: _Sight, cache: KVCache | None, outputs_BS: jax.Array | None

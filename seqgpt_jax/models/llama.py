@@ -132,10 +132,10 @@ class Llama(Decoder):
             self.output = param(normal(rngs, shape, init_std(config), config.param_dtype), axes)
 
     def embed(self, tokens_BT: jax.Array) -> jax.Array:
-        return jnp.take(self.embedding[...], tokens_BT, axis=0).astype(self.config.compute_dtype)
+        return self.table("embedding").rows(tokens_BT, self.config.compute_dtype)
 
-    def head_table(self) -> jax.Array:
-        return (self.embedding if self.config.tied_head else self.output)[...]
+    def head_name(self) -> str:
+        return "embedding" if self.config.tied_head else "output"
 
     def rotation(self, positions_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
         frequencies = jnp.asarray(np.tile(rotary_frequencies(self.config), 2))

@@ -65,9 +65,12 @@ def is_lora(path: tuple[Any, ...]) -> bool:
 def merged(model: Decoder) -> dict[tuple[Any, ...], jax.Array]:
     """The parameters by path, every LoRA added into its kernel (in float32, then in the kernel's dtype).
 
-    Blocks are stacked: kernel [L, *in, *out] + scale * lora_a [L, *in, R] @ lora_b [L, R, *out].
+    Blocks are stacked: kernel [L, *in, *out] + scale * lora_a [L, *in, R] @ lora_b [L, R, *out]. UserError for weights
+    of int8, from which the parameters cannot be had back.
     """
     flat = {path: variable[...] for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+    if any(value.dtype == jnp.int8 for value in flat.values()):
+        raise UserError("weights of int8 are for inference alone (take the model that they were made from)")
     whole = {path: value for path, value in flat.items() if not is_lora(path)}
     for path, b in flat.items():
         if path[-1] != "lora_b":

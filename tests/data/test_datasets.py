@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from seqgpt_jax.data.datasets import (
 )
 from seqgpt_jax.data.mixtures import find_folder_datasets, resolve_mixture
 from seqgpt_jax.errors import RecordError, UserError
+from seqgpt_jax.records import write_records
 from tests.tiny_data import write_data
 
 
@@ -82,6 +84,19 @@ def test_relations_and_events_learn_their_schema_from_the_records(root: Path) ->
     assert relations.meta.pair_types == {("人物", "机构")}
     assert events.meta.event_schema == {"acquire": ("buyer", "time"), "open": ("thing",)}
     assert next(events.records("test")).kind == "event"
+
+
+def test_a_train_split_shows_whether_several_labels_hold(root: Path) -> None:
+    folder = root / "en" / "tiny_topics"
+    assert FolderDataset(folder).meta.multi_label is False
+    assert FolderDataset(root / "en" / "tiny_ner").meta.multi_label is None
+    one, *rest = FolderDataset(folder).records("train")
+    both = dataclasses.replace(one, labels=FolderDataset(folder).meta.labels[:2])
+    write_records(folder / "train.jsonl.gz", [*rest, both])
+    assert FolderDataset(folder).meta.multi_label is True
+    given = json.loads((folder / "meta.json").read_text("utf-8"))
+    (folder / "meta.json").write_text(json.dumps({**given, "multi_label": False}))
+    assert FolderDataset(folder).meta.multi_label is False, "what is said counts"
 
 
 # --- fingerprints and samples ----------------------------------------------------------------------------------------

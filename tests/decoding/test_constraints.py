@@ -138,7 +138,9 @@ TEXTS = (
     .map(normalise_text)
     .filter(str.strip)
 )
-CASES = st.tuples(TEXTS, st.lists(st.sampled_from(LABELS), min_size=1, max_size=3, unique=True), st.integers(0, 12))
+CASES = st.tuples(
+    TEXTS, st.lists(st.sampled_from(LABELS), min_size=1, max_size=3, unique=True), st.sampled_from([40, 40, 40, 8, 0])
+)
 
 
 def _check(text: str, labels: Sequence[str], raw: str, found: Copied) -> int:
@@ -157,7 +159,7 @@ def _check(text: str, labels: Sequence[str], raw: str, found: Copied) -> int:
     return spans
 
 
-@pytest.mark.parametrize("num_batches", [4, pytest.param(160, marks=pytest.mark.slow)], ids=["256", "10240"])
+@pytest.mark.parametrize("num_batches", [6, pytest.param(320, marks=pytest.mark.slow)], ids=["192", "10240"])
 def test_answers_are_well_formed_whatever_the_text(
     vocabulary: Vocabulary, tokens: TokenBytes, num_batches: int
 ) -> None:
@@ -166,12 +168,12 @@ def test_answers_are_well_formed_whatever_the_text(
     num_spans, num_near_ties = 0, 0
 
     @settings(max_examples=num_batches, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(st.lists(CASES, min_size=64, max_size=64), st.integers(0, 2))
-    def check(cases: list[tuple[str, list[str], int]], seed: int) -> None:
+    @given(st.lists(CASES, min_size=32, max_size=32), st.sampled_from(models))
+    def check(cases: list[tuple[str, list[str], int]], model: Bloom) -> None:
         nonlocal num_spans, num_near_ties
         prompts = [_prompt(vocabulary, *case) for case in cases]
-        answers = extract(models[seed], prompts, tokens)
-        plain = extract(models[seed], prompts, tokens, block=1)
+        answers = extract(model, prompts, tokens, batch_size=4)
+        plain = extract(model, prompts, tokens, batch_size=4, block=1)
         raws = vocabulary.decode_batch([answer.tokens for answer in answers])
         for (text, labels, _), prompt, raw, answer, one in zip(cases, prompts, raws, answers, plain, strict=True):
             num_spans += _check(text, labels, raw, answer)
@@ -179,15 +181,15 @@ def test_answers_are_well_formed_whatever_the_text(
                 num_near_ties += 1
                 pairs = zip(answer.tokens, one.tokens, strict=False)
                 same = next(i for i, (a, b) in enumerate(pairs) if a != b)
-                logits = _last_logits(models[seed], [*prompt.ids, *answer.tokens[:same]])
+                logits = _last_logits(model, [*prompt.ids, *answer.tokens[:same]])
                 assert abs(logits[answer.tokens[same]] - logits[one.tokens[same]]) < 1e-4
             else:
                 np.testing.assert_allclose(answer.probabilities, one.probabilities, rtol=1e-3)
 
     check()
-    assert num_spans > 64 * num_batches
+    assert num_spans > 32 * num_batches
     assert num_near_ties <= num_batches
-    print(f"{64 * num_batches} cases, {num_spans} spans, {num_near_ties} near ties")
+    print(f"{32 * num_batches} cases, {num_spans} spans, {num_near_ties} near ties")
 
 
 def test_in_float64_there_are_no_ties(vocabulary: Vocabulary, tokens: TokenBytes) -> None:
@@ -197,8 +199,9 @@ def test_in_float64_there_are_no_ties(vocabulary: Vocabulary, tokens: TokenBytes
         state = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), nnx.state(model))
         model.config = dataclasses.replace(model.config, param_dtype="float64", compute_dtype="float64")
         nnx.update(model, state)
-        texts = ["".join(rng.choice(WORDS, rng.integers(1, 7))) for _ in range(64)]
+        texts = ["".join(rng.choice(WORDS, rng.integers(1, 7))) for _ in range(24)]
         prompts = [_prompt(vocabulary, text, LABELS[:3]) for text in texts if text.strip()]
-        answers = extract(model, prompts, tokens)
-        assert [answer.tokens for answer in answers] == [a.tokens for a in extract(model, prompts, tokens, block=1)]
+        answers = extract(model, prompts, tokens, batch_size=4)
+        plain = extract(model, prompts, tokens, batch_size=4, block=1)
+        assert [answer.tokens for answer in answers] == [answer.tokens for answer in plain]
         assert sum(answer.num_passes for answer in answers) < sum(len(answer.tokens) for answer in answers)
