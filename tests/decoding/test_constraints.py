@@ -14,13 +14,14 @@ from flax import nnx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from seqgpt_jax.decoding import speculation
 from seqgpt_jax.decoding.constraints import TokenBytes
 from seqgpt_jax.decoding.extraction import Copied, ExtractionPrompt, extract
 from seqgpt_jax.models.bloom import Bloom, BloomConfig
 from seqgpt_jax.occurrences import normalise_text
 from seqgpt_jax.prompt import SEQGPT_V1
 from seqgpt_jax.vocabulary import Vocabulary, train_tokenizer
-from tests.models.tiny import random_model
+from tests.models.tiny import on_mesh, random_model
 
 LABELS = ("who", "城市", "who else", "a b")
 WORDS = (
@@ -205,3 +206,21 @@ def test_in_float64_there_are_no_ties(vocabulary: Vocabulary, tokens: TokenBytes
         plain = extract(model, prompts, tokens, batch_size=4, block=1)
         assert [answer.tokens for answer in answers] == [answer.tokens for answer in plain]
         assert sum(answer.num_passes for answer in answers) < sum(len(answer.tokens) for answer in answers)
+
+
+def test_eight_devices_extract_as_one(vocabulary: Vocabulary, tokens: TokenBytes) -> None:
+    model = _model(vocabulary, 2)
+    prompts = [
+        _prompt(vocabulary, text, labels) for text in ("New York", "北京 aab") for labels in (LABELS[:2], LABELS[2:])
+    ]
+    answers = [answer.tokens for answer in extract(model, prompts, tokens)]
+    assert [answer.tokens for answer in extract(on_mesh(model, (2, 2, 2)), prompts, tokens)] == answers
+
+
+def test_few_programs_serve_any_text(vocabulary: Vocabulary, tokens: TokenBytes) -> None:
+    model, rng = _model(vocabulary, 2), np.random.default_rng(1)
+    speculation.run_blocks.clear_cache()
+    for _ in range(4):
+        texts = ["".join(rng.choice(WORDS, rng.integers(1, 7))) for _ in range(4)]
+        extract(model, [_prompt(vocabulary, text, LABELS[:1]) for text in texts if text.strip()], tokens, batch_size=4)
+    assert speculation.run_blocks._cache_size() <= 3  # 4, 2 and 1 rows

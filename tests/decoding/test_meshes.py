@@ -13,20 +13,12 @@ from seqgpt_jax.decoding.generate import generate
 from seqgpt_jax.models.decoder import Decoder, DecoderConfig
 from seqgpt_jax.models.llama import LlamaConfig
 from seqgpt_jax.models.quantized import Weights, store_weights
-from seqgpt_jax.training.partitioning import make_mesh, make_skeleton, param_shardings, params_of, place
-from tests.models.tiny import TINY, random_model
+from tests.models.tiny import TINY, on_mesh, random_model
 
 BLOOM = dataclasses.replace(TINY, layer_loop="scan")
 LLAMA = LlamaConfig(
     vocab_size=96, num_layers=2, width=32, num_heads=4, kv_heads=2, mlp_width=64, tied_head=True, layer_loop="scan"
 )
-
-
-def _on_mesh(model: Decoder, sizes: tuple[int, int, int]) -> Decoder:
-    """The model as training leaves it: each parameter split over the mesh by the names of its axes."""
-    skeleton = make_skeleton(lambda: model)
-    placed = place(params_of(model), param_shardings(skeleton, make_mesh(*sizes), large=1 << 30))
-    return skeleton.merge(placed)
 
 
 def _answers(model: Decoder) -> list[list[list[int]]]:
@@ -51,17 +43,17 @@ def _answers(model: Decoder) -> list[list[list[int]]]:
     ],
 )
 def test_eight_devices_equal_one(config: DecoderConfig, weights: Weights, sizes: tuple[int, int, int]) -> None:
-    on_mesh = _on_mesh(store_weights(random_model(config), weights), sizes)
-    spread = {len(leaf.sharding.device_set) for _, leaf in nnx.to_flat_state(nnx.state(on_mesh))}
+    split = on_mesh(store_weights(random_model(config), weights), sizes)
+    spread = {len(leaf.sharding.device_set) for _, leaf in nnx.to_flat_state(nnx.state(split))}
     assert spread == {8}
-    assert not on_mesh.embedding[...].is_fully_replicated or sizes[0] == 8
-    assert _answers(on_mesh) == _answers(store_weights(random_model(config), weights))
+    assert not split.embedding[...].is_fully_replicated or sizes[0] == 8
+    assert _answers(split) == _answers(store_weights(random_model(config), weights))
 
 
 def test_weights_are_stored_where_they_lie() -> None:
     """A model that was trained on the mesh: its int8 is split as the float32 was, and answers as one device's does."""
-    on_mesh = store_weights(_on_mesh(random_model(BLOOM), (2, 2, 2)), "int8")
-    kernel = on_mesh.blocks.up.kernel[...]
+    split = store_weights(on_mesh(random_model(BLOOM), (2, 2, 2)), "int8")
+    kernel = split.blocks.up.kernel[...]
     assert kernel.dtype == "int8"
     assert kernel.sharding.shard_shape(kernel.shape) == (3, 16, 64)  # of [3, 32, 128] on fsdp=2, tensor=2
-    assert _answers(on_mesh) == _answers(store_weights(random_model(BLOOM), "int8"))
+    assert _answers(split) == _answers(store_weights(random_model(BLOOM), "int8"))

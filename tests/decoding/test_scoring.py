@@ -24,9 +24,8 @@ from seqgpt_jax.decoding.scoring import Choice, choose
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.bloom import Bloom, BloomConfig
 from seqgpt_jax.prompt import GEN, SEQGPT_V1
-from seqgpt_jax.training.partitioning import make_mesh, make_skeleton, param_shardings, params_of, place
 from seqgpt_jax.vocabulary import EncodedPrompt, Vocabulary, train_tokenizer
-from tests.models.tiny import random_model, torch_logits, torch_twin
+from tests.models.tiny import on_mesh, random_model, torch_logits, torch_twin
 
 WORDS = (
     "card",
@@ -415,8 +414,7 @@ def test_rows_leave_a_batch_and_its_cache_grows(
 
 def test_eight_devices_choose_as_one(plain: Vocabulary, mixed: tuple) -> None:
     prompts, label_sets, several = mixed
-    skeleton = make_skeleton(lambda: Bloom(_model().config, rngs=nnx.Rngs(0)))
-    sharded = skeleton.merge(place(params_of(_model()), param_shardings(skeleton, make_mesh(2, 2, 2))))
+    sharded = on_mesh(_model(), (2, 2, 2))
     assert len(jax.tree.leaves(nnx.state(sharded))[0].sharding.device_set) == 8
     one = _choose(plain, prompts, label_sets, multi_label=several)
     _same(_choose(plain, prompts, label_sets, multi_label=several, model=sharded), one)

@@ -14,7 +14,8 @@ from flax import nnx
 from seqgpt_jax.hf import model_to_hf
 from seqgpt_jax.models.architectures import abstract_model
 from seqgpt_jax.models.bloom import Bloom, BloomConfig
-from seqgpt_jax.models.decoder import DecoderConfig
+from seqgpt_jax.models.decoder import Decoder, DecoderConfig
+from seqgpt_jax.training.partitioning import make_mesh, make_skeleton, param_shardings, params_of, place
 
 TINY = BloomConfig(vocab_size=96, num_layers=3, width=32, num_heads=4)
 SIX_HEADS = BloomConfig(vocab_size=128, num_layers=2, width=48, num_heads=6)
@@ -30,6 +31,13 @@ def random_model(config: DecoderConfig, seed: int = 0, spread: float = 0.3) -> A
         scale = 1.0 if path[-1] == "scale" else 0.0
         values.append((path, variable.replace(jnp.asarray(scale + spread * rng.standard_normal(variable.shape), "f4"))))
     return nnx.merge(graph, nnx.from_flat_state(values))
+
+
+def on_mesh(model: Decoder, sizes: tuple[int, int, int]) -> Decoder:
+    """The model as training leaves it: each parameter split over the mesh by the names of its axes."""
+    skeleton = make_skeleton(lambda: model)
+    placed = place(params_of(model), param_shardings(skeleton, make_mesh(*sizes), large=1 << 30))
+    return skeleton.merge(placed)
 
 
 def torch_twin(model: Bloom) -> transformers.BloomForCausalLM:
