@@ -163,6 +163,16 @@ def test_figures_of_decode_speed_by_hand() -> None:
     assert (figures["bound_tokens_extract_b1"], figures["bound_passes_extract_b1"]) == (15.0, 10.0)
 
 
+def test_the_figure_of_decode_speed(tmp_path: Path) -> None:
+    shapes, cells = decode_speed._figure_cells("mini_real_en_ner", "model"), decode_speed.Cells(None)
+    for (kind, labels, words), pair in shapes.items():
+        for cell, slower in zip(pair, (1, 10), strict=True):
+            seconds = slower * (0.01 * labels + 0.002 * words) * (3 if kind == "extract" else 1)
+            cells[cell] = {"calls_s": [seconds, seconds]}
+    decode_speed._draw(shapes, cells, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
 def test_train_speed_says_where_data_is_missing(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(FOLDER.parent), "SEQGPT_DATA_DIR": str(tmp_path / "none")}
     command = [sys.executable, str(FOLDER / "train_speed.py"), "--sizes", "mini", "--steps", "1"]
