@@ -13,8 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import nnx
 
+from seqgpt_jax import hf
+from seqgpt_jax.models.architectures import make_model
 from seqgpt_jax.models.attention import BACKENDS, KERNELS
+from seqgpt_jax.models.presets import get_preset
+from seqgpt_jax.vocabulary import train_tokenizer
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 SIDES = ("ours", "padded", "packed")
@@ -236,3 +241,14 @@ def test_made_up_rows_are_whole_documents() -> None:
     assert batch.targets_BS.shape == (3, 2 * device.ANSWER_TOKENS)
     for row in range(3):
         np.testing.assert_array_equal(batch.tokens_BT[row, batch.target_positions_BS[row] + 1], batch.targets_BS[row])
+
+
+@pytest.mark.slow
+def test_weight_precision(tmp_path: Path) -> None:
+    vocabulary = train_tokenizer(["输入: 抽取: 分类: 输出: None\n the of and in"] * 3, 300)
+    hf.export_model(make_model(get_preset("bloom_nano", 320), rngs=nnx.Rngs(0)), vocabulary, tmp_path / "model")
+    script = [str(FOLDER / "weight_precision.py"), "--model", str(tmp_path / "model")]
+    result = _run(script, tmp_path / "precision.json")
+    assert set(result["ratios"]) == {"float32", "bfloat16", "int8"}
+    sizes = [result["figures"][f"{weights}_params_mib"] for weights in ("int8", "bfloat16", "float32")]
+    assert sizes[0] < 0.6 * sizes[1] < 0.36 * sizes[2]
