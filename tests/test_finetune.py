@@ -30,7 +30,7 @@ def test_a_file_makes_a_better_model_and_says_by_how_much(
     assert "mine (CLS, en, 2 labels): " in told
     report = json.loads((tmp_path / "run" / "report.json").read_text("utf-8"))
     before, after = (report[name]["classification"]["accuracy"] for name in ("validation_before", "validation"))
-    assert before < 0.2  # random weights: answers that are none
+    assert before < 0.7  # random weights
     assert after > 0.8
     line = next(line for line in printed.split("Before and after:")[1].splitlines() if "validation" in line)
     assert line.split()[3:5] == [f"{before:.3f}", f"{after:.3f}"]
