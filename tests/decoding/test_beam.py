@@ -72,10 +72,9 @@ def _found(limit: int | list[int] = LIMIT, batch_size: int = 64, **settings: Any
         (False, 1.0),
         (False, -1.0),
         (True, 2.5),
-        ("never", 1.0),
         *(
             pytest.param(*setting, marks=pytest.mark.slow)
-            for setting in [(False, 0.0), (True, 1.0), ("never", 2.5), ("never", -1.0)]
+            for setting in [(False, 0.0), (True, 1.0), ("never", 1.0), ("never", 2.5), ("never", -1.0)]
         ),
     ],
 )
@@ -84,7 +83,10 @@ def test_answers_equal_transformers(early_stopping: Any, length_penalty: float) 
     assert _found(**settings) == _expected(**settings)
 
 
-@pytest.mark.parametrize(("num_beams", "repetition_penalty"), [(4, 2.0), (4, 0.7), (7, 1.3)])
+@pytest.mark.parametrize(
+    ("num_beams", "repetition_penalty"),
+    [(7, 1.3), pytest.param(4, 2.0, marks=pytest.mark.slow), pytest.param(4, 0.7, marks=pytest.mark.slow)],
+)
 def test_repetition_penalty_and_other_numbers_of_beams(num_beams: int, repetition_penalty: float) -> None:
     settings = {"num_beams": num_beams, "repetition_penalty": repetition_penalty}
     assert _found(**settings) == _expected(**settings)

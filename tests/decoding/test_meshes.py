@@ -50,6 +50,7 @@ def test_eight_devices_equal_one(config: DecoderConfig, weights: Weights, sizes:
     assert _answers(split) == _answers(store_weights(random_model(config), weights))
 
 
+@pytest.mark.slow
 def test_weights_are_stored_where_they_lie() -> None:
     """A model that was trained on the mesh: its int8 is split as the float32 was, and answers as one device's does."""
     split = store_weights(on_mesh(random_model(BLOOM), (2, 2, 2)), "int8")

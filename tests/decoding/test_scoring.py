@@ -395,6 +395,7 @@ def test_a_batch_equals_one_by_one(plain: Vocabulary, mixed: tuple) -> None:
     assert calls == [(6, 6)]
 
 
+@pytest.mark.slow
 def test_rows_leave_a_batch_and_its_cache_grows(
     plain: Vocabulary, calls: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:

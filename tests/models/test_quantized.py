@@ -87,7 +87,7 @@ def _rounded(model: Decoder, weights: str) -> Decoder:
 
 
 @pytest.mark.parametrize("weights", ["bfloat16", "int8"])
-@pytest.mark.parametrize("config", [SCANNED, LLAMA], ids=["bloom", "llama"])
+@pytest.mark.parametrize("config", [SCANNED, pytest.param(LLAMA, marks=pytest.mark.slow)], ids=["bloom", "llama"])
 def test_logits_are_those_of_the_rounded_weights_and_near_the_original(config: DecoderConfig, weights: Any) -> None:
     found = _logits(store_weights(random_model(config), weights))
     np.testing.assert_allclose(found, _logits(_rounded(random_model(config), weights)), rtol=1e-3, atol=1e-3)
