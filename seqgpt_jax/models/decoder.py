@@ -5,7 +5,7 @@ give ALiBi slopes or a rotation of queries and keys. Training, prefill and a dec
 cache differs.
 
 Shapes: B batch, T tokens of this call, K key slots, L layers, D width, N heads, G key and value heads (N is a multiple
-of G), H head dim, V vocabulary, S the tokens whose hidden states are wanted.
+of G), H head dim, R rows of a cache, V vocabulary, S the tokens whose hidden states are wanted.
 """
 
 from __future__ import annotations
@@ -95,6 +95,22 @@ def init_cache(config: DecoderConfig, batch: int, num_slots: int) -> KVCache:
     empty = jnp.zeros(shape, config.compute_dtype)
     slots_BK = jnp.zeros((batch, num_slots), jnp.int32)
     return KVCache(empty, empty, slots_BK, slots_BK, jnp.zeros(batch, jnp.int32))
+
+
+def resize_cache(cache: KVCache, rows_R: jax.Array, num_slots: int) -> KVCache:
+    """The cache of these rows alone (a row may come several times), with at least as many slots as it had."""
+
+    def resized(x: jax.Array, row_axis: int, slot_axis: int) -> jax.Array:
+        widths = [(0, num_slots - size if axis == slot_axis else 0) for axis, size in enumerate(x.shape)]
+        return jnp.pad(jnp.take(x, rows_R, axis=row_axis), widths)
+
+    return KVCache(
+        resized(cache.keys_LBGKH, 1, 3),
+        resized(cache.values_LBGKH, 1, 3),
+        resized(cache.positions_BK, 0, 1),
+        resized(cache.segment_ids_BK, 0, 1),
+        jnp.take(cache.lengths_B, rows_R),
+    )
 
 
 Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
