@@ -46,6 +46,11 @@ TEST = [
 ]
 
 
+# `seqgpt eval --model openai:NAME`, `hf:PATH` and `tfidf`.
+OPENAI = ["httpx2>=2.12,<3", "tenacity>=9.0,<10"]
+HF = ["torch>=2.6,<2.14", "transformers>=5.0,<6"]
+TFIDF = ["scikit-learn>=1.5,<2"]
+
 # hub:NAME mixtures.
 HUB = ["datasets>=5.2,<6"]
 
@@ -81,7 +86,15 @@ setup(
     package_data={"seqgpt_jax.synthesis": ["content/**/*.toml"]},
     data_files=gin_data_files(),
     install_requires=REQUIREMENTS,
-    extras_require={"beam": BEAM, "hub": HUB, "test": [*TEST, *HUB], "tpu-plan": TPU_PLAN},
+    extras_require={
+        "beam": BEAM,
+        "hf": HF,
+        "hub": HUB,
+        "openai": OPENAI,
+        "test": [*TEST, *HUB, *OPENAI],
+        "tfidf": TFIDF,
+        "tpu-plan": TPU_PLAN,
+    },
     entry_points={"console_scripts": ["seqgpt = seqgpt_jax.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",

@@ -23,6 +23,7 @@ from seqgpt_jax.cli_predict import add_predict_command
 from seqgpt_jax.cli_train import add_finetune_command, add_train_command
 from seqgpt_jax.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from seqgpt_jax.host_memory import keep_freed_memory
+from seqgpt_jax.systems.options import add_system, given_options
 from seqgpt_jax.whole import write_json
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
         commands, "eval", _eval, "score a model on a mixture or on folders of records",
         "seqgpt eval --model runs/quickstart --mixture mini_held_out --limit 50 --out scores.json",
     )  # fmt: skip
-    add_model(evaluate)
+    add_system(evaluate)
     _add_data(evaluate)
     evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"), help="default: test")
     evaluate.add_argument("--limit", type=count, metavar="N", help="records a dataset, the same ones for every model")
@@ -186,15 +187,18 @@ def _plan(options: argparse.Namespace) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     from seqgpt_jax.evaluation import evaluate
-    from seqgpt_jax.predictor import SeqGPT
     from seqgpt_jax.report import section_to_dict, section_to_text
+    from seqgpt_jax.systems.open_system import open_system
 
     datasets = _datasets(options)
-    predictor = SeqGPT.from_pretrained(options.model)
-    evaluation = evaluate(predictor, datasets, options.split, options.limit)
+    system = open_system(options.model, datasets, **given_options(options))
+    evaluation = evaluate(system, datasets, options.split, options.limit)
     print(section_to_text(options.mixture or str(options.data), evaluation))
+    description = system.description()
+    for reason, number in description.get("unanswered", {}).items():
+        print(f"  {number} questions without an answer: {reason}")
     if options.out:
-        write_json(options.out, section_to_dict(evaluation))
+        write_json(options.out, {**section_to_dict(evaluation), "system": description})
 
 
 def _calibrate(options: argparse.Namespace) -> None:
