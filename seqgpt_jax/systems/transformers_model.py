@@ -38,11 +38,11 @@ class TransformersOptions:
 
 
 class TransformersModel(AskingSystem):
-    """UserError for what transformers cannot load, and for --prompt chat without a chat template."""
+    """limits: of prompts and answers. UserError for what cannot be loaded, and for a chat without a chat template."""
 
-    def __init__(self, path: str, options: TransformersOptions) -> None:
-        self.path, self.options = path, options
-        self.decode = DecodeConfig(constrained=False, batch_size=options.batch_size)
+    def __init__(self, path: str, options: TransformersOptions, limits: DecodeConfig | None = None) -> None:
+        limits = limits or DecodeConfig(constrained=False)
+        self.path, self.options, self.limits = path, options, limits
         source = str(model_directory(Path(path))) if Path(path).exists() else path
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = "auto" if self._device.type == "cuda" else torch.float32
@@ -55,18 +55,18 @@ class TransformersModel(AskingSystem):
                 f"hf:{path} cannot be loaded: {problem} (give a directory, or a hub id as org/name)"
             ) from error
         self._model: Any = model.to(self._device).eval()
-        self._asker: _SeqGptAsker | _ChatAsker
+        self.asker: _SeqGptAsker | _ChatAsker
         if tokenizer is None:
-            self._asker = _SeqGptAsker(Vocabulary.from_pretrained(source), self.decode)
+            self.asker = _SeqGptAsker(Vocabulary.from_pretrained(source), limits)
         else:
-            self._asker = _ChatAsker(tokenizer, self.decode, self._model.generation_config.eos_token_id, path)
+            self.asker = _ChatAsker(tokenizer, limits, self._model.generation_config.eos_token_id, path)
         # the model's own settings, such as sampling and penalties, are not to change a greedy answer
         self._model.generation_config = transformers.GenerationConfig(
-            do_sample=False, num_beams=1, pad_token_id=self._asker.pad_id, eos_token_id=self._asker.eos_ids
+            do_sample=False, num_beams=1, pad_token_id=self.asker.pad_id, eos_token_id=self.asker.eos_ids
         )
 
     def answer(self, questions: Sequence[RecordQuestion], bar: tqdm) -> list[Answered]:
-        prompts = self._asker.encode(questions)
+        prompts = self.asker.encode(questions)
         answered: list[Answered | None] = [None] * len(questions)
         waiting = []
         for i, (question, prompt) in enumerate(zip(questions, prompts, strict=True)):
@@ -76,12 +76,12 @@ class TransformersModel(AskingSystem):
             else:
                 waiting.append((question.example.kind, len(prompt.ids), i, prompt))
         waiting.sort(key=lambda each: each[:3])  # answers of one kind, and to prompts of one length, end together
-        for start in range(0, len(waiting), self.decode.batch_size):
-            batch = waiting[start : start + self.decode.batch_size]
-            limits = [self.decode.answer_limit(questions[i].example, length) for _, length, i, _ in batch]
-            answers = self._generate([prompt.ids for *_, prompt in batch], limits)
+        for start in range(0, len(waiting), self.options.batch_size):
+            batch = waiting[start : start + self.options.batch_size]
+            ends = [self.limits.answer_limit(questions[i].example, length) for _, length, i, _ in batch]
+            answers = self._generate([prompt.ids for *_, prompt in batch], ends)
             for (*_, i, prompt), ids in zip(batch, answers, strict=True):
-                said = read_answer(SEQGPT_V1, questions[i].example, self._asker.decode(ids))
+                said = read_answer(SEQGPT_V1, questions[i].example, self.asker.decode(ids))
                 answered[i] = replace(said, tokens_cut=prompt.tokens_cut)
             bar.update(len(batch))
         return [each for each in answered if each is not None]
@@ -93,28 +93,28 @@ class TransformersModel(AskingSystem):
             "device": self._device.type,
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "batch_size": self.options.batch_size,
-            "max_prompt_tokens": self.decode.max_prompt_tokens,
-            "max_new_tokens": self.decode.max_new_tokens,
+            "max_prompt_tokens": self.limits.max_prompt_tokens,
+            "max_new_tokens": self.limits.max_new_tokens,
         }
         return {"name": self.path, "kind": "hf", "settings": settings}
 
     @torch.inference_mode()
-    def _generate(self, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[list[int]]:
-        """The greedy answers, each to its own limit, with the token that ends it where there is one."""
+    def _generate(self, prompts: Sequence[Sequence[int]], ends: Sequence[int]) -> list[list[int]]:
+        """The greedy answers, each to its own end, with the token that ends it where there is one."""
         longest = max(map(len, prompts))
-        tokens_BT = torch.full((len(prompts), longest), self._asker.pad_id)
+        tokens_BT = torch.full((len(prompts), longest), self.asker.pad_id)
         mask_BT = torch.zeros_like(tokens_BT)
         for row, prompt in enumerate(prompts):  # on the right, where the answer begins
             tokens_BT[row, longest - len(prompt) :] = torch.tensor(prompt)
             mask_BT[row, longest - len(prompt) :] = 1
         written_BT = self._model.generate(
-            input_ids=tokens_BT.to(self._device), attention_mask=mask_BT.to(self._device), max_new_tokens=max(limits)
+            input_ids=tokens_BT.to(self._device), attention_mask=mask_BT.to(self._device), max_new_tokens=max(ends)
         )
         answers = written_BT[:, longest:].tolist()
-        return [self._until_end(ids[:limit]) for ids, limit in zip(answers, limits, strict=True)]
+        return [self._until_end(ids[:end]) for ids, end in zip(answers, ends, strict=True)]
 
     def _until_end(self, ids: list[int]) -> list[int]:
-        end = next((i for i, token in enumerate(ids) if token in self._asker.eos_ids), len(ids))
+        end = next((i for i, token in enumerate(ids) if token in self.asker.eos_ids), len(ids))
         return ids[: end + 1]
 
 
@@ -127,8 +127,8 @@ class _Prompt:
 class _SeqGptAsker:
     """Our own prompt and tokens."""
 
-    def __init__(self, vocabulary: Vocabulary, decode: DecodeConfig) -> None:
-        self._vocabulary, self._max_tokens = vocabulary, decode.max_prompt_tokens
+    def __init__(self, vocabulary: Vocabulary, limits: DecodeConfig) -> None:
+        self._vocabulary, self._max_tokens = vocabulary, limits.max_prompt_tokens
         self.pad_id, self.eos_ids = vocabulary.pad_id, [vocabulary.eos_id]
 
     def encode(self, questions: Sequence[RecordQuestion]) -> list[_Prompt | None]:
@@ -144,10 +144,10 @@ class _SeqGptAsker:
 class _ChatAsker:
     """The messages of chat_prompt.py in a model's own chat template."""
 
-    def __init__(self, tokenizer: Any, decode: DecodeConfig, eos_ids: int | list[int] | None, path: str) -> None:
+    def __init__(self, tokenizer: Any, limits: DecodeConfig, eos_ids: int | list[int] | None, path: str) -> None:
         if not tokenizer.chat_template:
             raise UserError(f"hf:{path} has no chat template (leave out --prompt chat)")
-        self._tokenizer, self._max_tokens = tokenizer, decode.max_prompt_tokens
+        self._tokenizer, self._max_tokens = tokenizer, limits.max_prompt_tokens
         ends = eos_ids if isinstance(eos_ids, list) else [eos_ids]
         self.eos_ids = [end for end in {*ends, tokenizer.eos_token_id} if end is not None]
         self.pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id

@@ -141,14 +141,12 @@ def test_tfidf_learns_labels_and_else_reads_their_names(root: Path) -> None:
     assert evaluation.datasets[0].score.metrics["accuracy"] == 1.0
     # held-in labels by another spelling, in another order
     meta = DatasetMeta("asked", "CLS", "en", ("Weather", "Trade/Money", "politics"))
-    records = [
-        ClassificationRecord(str(i), "CLS", text, ("?",)) for i, text in enumerate(("rain and weather", "money"))
-    ]
+    records = [ClassificationRecord(str(i), "CLS", text, ("?",)) for i, text in enumerate(("more weather", "money"))]
     assert [p.record.labels for p in ask(system, records, meta)] == [("Weather",), ("Trade/Money",)]  # type: ignore[union-attr]
     # labels that held-in data has never had: the one whose words are in the text
-    meta = DatasetMeta("asked", "CLS", "en", ("dish", "refund"))
-    record = ClassificationRecord("0", "CLS", "please refund my order of sport shoes", ("refund",))
-    assert ask(system, [record], meta)[0].record.labels == ("refund",)  # type: ignore[union-attr]
+    meta = DatasetMeta("asked", "CLS", "en", ("dish", "about"))
+    record = ClassificationRecord("0", "CLS", "a word about sport", ("about",))
+    assert ask(system, [record], meta)[0].record.labels == ("about",)  # type: ignore[union-attr]
     # a record's own options
     choice = ClassificationRecord("0", "MRC-MC", "the weather was bad", ("x",), label_set=("sport", "the bad weather"))
     assert ask(system, [choice], meta)[0].record.labels == ("the bad weather",)  # type: ignore[union-attr]
