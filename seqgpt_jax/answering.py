@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from seqgpt_jax.asking import Answered, expect_more, read_answer
+from seqgpt_jax.asking import NO_ROOM, Answered, expect_more, read_answer
 from seqgpt_jax.atomic import NONE, Answer, AtomicExample, Kind, several_may_hold
 from seqgpt_jax.decoding.beam import beam_search
 from seqgpt_jax.decoding.constraints import TokenBytes
@@ -251,7 +251,7 @@ class Answerer:
             self.vocabulary.encode_prompt(
                 self.format, question.kind, question.text, question.labels, self.decode.max_prompt_tokens
             )
-        problem = None if encoded else "the labels leave no room for the text"
+        problem = None if encoded else NO_ROOM
         answered = read_answer(self.format, question, said.raw, strict=strict, problem=problem)
         probabilities = said.by_label or _by_string(question.labels, answered.example.answer, said.probabilities)
         return replace(answered, tokens_cut=encoded.tokens_cut if encoded else 0, probabilities=probabilities)

@@ -20,6 +20,7 @@ from seqgpt_jax.prompt import Parsed, PromptFormat
 from seqgpt_jax.records import ClassificationRecord, DatasetMeta, Record
 
 NO_ANSWER = "no answer: "  # begins the problem of a question that was never answered; the reason follows
+NO_ROOM = "the labels leave no room for the text"  # the problem of a prompt that is too long for any of it
 _BAR_DELAY = 3.0  # seconds after which a bar that was not asked for shows up
 
 

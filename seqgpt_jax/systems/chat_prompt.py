@@ -63,5 +63,5 @@ def read_reply(reply: str, complete: bool) -> str:
 
     What a model thinks aloud, between <think> and </think>, is no part of its answer.
     """
-    answer = _THOUGHTS.sub("", reply).strip(" \n")
+    answer = _THOUGHTS.sub("", reply).strip()
     return answer + "\n" if complete else answer

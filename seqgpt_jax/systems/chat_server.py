@@ -245,11 +245,12 @@ class ChatServer(AskingSystem):
                         raise _PassingError(f"a reply of more than {_LONGEST_REPLY} bytes")
                     if time.monotonic() > deadline:  # the client's own limit is for each piece
                         raise httpx2.ReadTimeout("the reply trickles")
-        except httpx2.TimeoutException as error:
-            connected = not isinstance(error, httpx2.ConnectTimeout)
-            raise _PassingError(f"no reply in {self.options.timeout:g} s", connected=connected) from error
         except httpx2.RequestError as error:
-            raise _PassingError(_shown(error), connected=not isinstance(error, httpx2.ConnectError)) from error
+            connected = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+            timed_out = isinstance(error, httpx2.TimeoutException)
+            reason = f"no reply in {self.options.timeout:g} s" if timed_out else _shown(error)
+            kind = _PassingError if connected or self._was_there else _FailedError
+            raise kind(reason, connected=connected) from error
         return _read_response(response, bytes(content))
 
     # --- counts ---

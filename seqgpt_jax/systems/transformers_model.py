@@ -18,7 +18,7 @@ import transformers
 from tqdm import tqdm
 
 from seqgpt_jax.answering import DecodeConfig
-from seqgpt_jax.asking import Answered, RecordQuestion, read_answer, without_answer
+from seqgpt_jax.asking import NO_ROOM, Answered, RecordQuestion, read_answer
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.predictor import model_directory
 from seqgpt_jax.prompt import SEQGPT_V1
@@ -49,7 +49,7 @@ class TransformersModel(AskingSystem):
         try:
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
             tokenizer = transformers.AutoTokenizer.from_pretrained(source) if options.prompt == "chat" else None
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except Exception as error:  # of transformers, safetensors, the hub and its HTTP client
             problem = " ".join(str(error).split())[:300]
             raise UserError(
                 f"hf:{path} cannot be loaded: {problem} (give a directory, or a hub id as org/name)"
@@ -71,7 +71,7 @@ class TransformersModel(AskingSystem):
         waiting = []
         for i, (question, prompt) in enumerate(zip(questions, prompts, strict=True)):
             if prompt is None:
-                answered[i] = without_answer(question.example, "the labels leave no room for the text")
+                answered[i] = read_answer(SEQGPT_V1, question.example, "", problem=NO_ROOM)
                 bar.update()
             else:
                 waiting.append((question.example.kind, len(prompt.ids), i, prompt))

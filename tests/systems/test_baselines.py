@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from seqgpt_jax.asking import RecordPrediction
+from seqgpt_jax.cli import main
 from seqgpt_jax.data.mixtures import resolve_mixture
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.evaluation import evaluate
@@ -25,7 +27,9 @@ from seqgpt_jax.records import (
     write_meta,
     write_records,
 )
+from seqgpt_jax.systems.chat_server import ServerOptions
 from seqgpt_jax.systems.open_system import open_system
+from seqgpt_jax.systems.options import add_system, given_options
 from seqgpt_jax.systems.system import System
 from seqgpt_jax.systems.training_data import SeenLabels
 from tests import tiny_data
@@ -207,6 +211,27 @@ def test_options_of_another_system_are_refused() -> None:
             open_system(spec)
     with pytest.raises(UserError, match="nowhere is not a model"):
         open_system("nowhere")
+
+
+def test_the_command_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_system(parser)
+    words = (
+        "--model openai:toy --base_url http://x/v1 --requests_per_minute 90 --concurrency 2 --timeout 9 --attempts 3"
+    )
+    words += " --prices 0.5 2 --cache answers --settings"
+    given = given_options(parser.parse_args([*words.split(), '{"temperature": null, "seed": 1}']))
+    assert ServerOptions(**given) == ServerOptions(
+        "http://x/v1", {"temperature": None, "max_tokens": 512, "seed": 1}, 90.0, 2, 9.0, 3, (0.5, 2.0), Path("answers")
+    )
+    assert given_options(parser.parse_args(["--model", "majority"])) == {}
+    assert main(["eval", "--model", "gazetteer", "--mixture", "tiny_ner", "--train_mixture", "tiny_ner"]) == 0
+    assert "span F1 1.000" in capsys.readouterr().out
+    assert main(["eval", "--model", "majority", "--mixture", "tiny_ner", "--prompt", "chat"]) == 2
+    assert "--prompt does not go with --model majority" in capsys.readouterr().err
+    for wrong in (["--settings", "[1]"], ["--prices", "1", "-1"]):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--model", "openai:toy", *wrong])
 
 
 def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from seqgpt_jax.records import (
     RelationRecord,
     Span,
 )
+from seqgpt_jax.systems.answer_store import AnswerStore, Reply
 from seqgpt_jax.systems.chat_server import HOPELESS, ChatServer, RateLimit, ServerOptions
 from tests.systems.chat import Said, chat_server, completion
 
@@ -181,6 +182,16 @@ def test_a_second_run_asks_nothing(tmp_path: Path) -> None:
         ask(open_server(server.url, tmp_path, settings={"temperature": 1}), topics(1))
 
 
+def test_answers_are_on_disk_at_once_and_for_all(tmp_path: Path) -> None:
+    path, reply = tmp_path / "new" / "answers.sqlite", Reply("名\t", False, 3, 4)
+    first, second = AnswerStore(path), AnswerStore(path)
+    first.put("a", reply)
+    assert second.get("a") == reply
+    assert second.get("b") is None
+    second.put("a", replace(reply, text="other"))
+    assert first.get("a") == replace(reply, text="other")
+
+
 def test_the_file_of_answers_may_be_wrong(tmp_path: Path) -> None:
     (tmp_path / "answers.sqlite").write_text("not a database, but long enough to be taken for one" * 30)
     with pytest.raises(UserError, match="cannot keep answers.*--cache"):
@@ -315,7 +326,8 @@ def test_nobody_there_a_wrong_key_or_model_is_said_at_once(tmp_path: Path) -> No
         taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
         with pytest.raises(UserError, match=r"ConnectError.*\(start the server, or mend --base_url\)"):
-            ask(open_server(url, tmp_path), topics(50))
+            ask(open_server(url, tmp_path, sleeps := Sleeps()), topics(50))
+        assert sleeps == []
     for status, remedy in ((401, "set OPENAI_API_KEY"), (404, "mend openai:NAME")):
         with chat_server(lambda request, number, status=status: Said(status, b"no")) as server:  # type: ignore[misc]
             with pytest.raises(UserError, match=f"HTTP {status}: no .{remedy}"):

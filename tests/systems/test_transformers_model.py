@@ -10,7 +10,7 @@ import pytest
 
 from seqgpt_jax import SeqGPT
 from seqgpt_jax.answering import DecodeConfig
-from seqgpt_jax.asking import RecordQuestion
+from seqgpt_jax.asking import NO_ROOM, RecordQuestion
 from seqgpt_jax.atomic import AtomicExample, Source
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.records import ClassificationRecord, DatasetMeta, ExtractionRecord, Record
@@ -73,13 +73,13 @@ def test_a_chat_template(chat_dir: Path) -> None:
     assert short.description()["settings"]["prompt"] == "chat"
     # labels that leave no room for the text, and an answer of a few tokens
     meta = DatasetMeta("topics", "CLS", "en", ("yes", "no"))
-    for room, unanswered in ((50, True), (2000, False)):
+    for room, problems in ((50, (NO_ROOM,)), (2000, None)):
         limits = DecodeConfig(constrained=False, max_prompt_tokens=room, max_new_tokens=3)
         model = TransformersModel(str(chat_dir), chat, limits)
         (prediction,) = model.predict_records([ClassificationRecord("0", "CLS", "a text", ())], [meta])
         (answer,) = prediction.answered
-        assert answer.unanswered == unanswered
-        assert bool(answer.raw) != unanswered
+        assert bool(answer.raw) == (problems is None)
+        assert problems in (None, answer.parsed.problems)
 
 
 def test_what_cannot_be_opened(model_dir: Path, tmp_path: Path) -> None:
