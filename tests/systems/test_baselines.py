@@ -216,10 +216,8 @@ def test_options_of_another_system_are_refused() -> None:
 def test_the_command_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
     add_system(parser)
-    words = (
-        "--model openai:toy --base_url http://x/v1 --requests_per_minute 90 --concurrency 2 --timeout 9 --attempts 3"
-    )
-    words += " --prices 0.5 2 --cache answers --settings"
+    words = "--model openai:toy --base_url http://x/v1 --requests_per_minute 90 --concurrency 2 --timeout 9"
+    words += " --attempts 3 --prices 0.5 2 --cache answers --settings"
     given = given_options(parser.parse_args([*words.split(), '{"temperature": null, "seed": 1}']))
     assert ServerOptions(**given) == ServerOptions(
         "http://x/v1", {"temperature": None, "max_tokens": 512, "seed": 1}, 90.0, 2, 9.0, 3, (0.5, 2.0), Path("answers")
