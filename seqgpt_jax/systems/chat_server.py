@@ -146,7 +146,11 @@ class ChatServer(AskingSystem):
 
     def description(self) -> dict[str, Any]:
         """tokens, cost: of all answers. cost_paid: without those from disk. unanswered: reason -> questions."""
-        counts, prices = self._counts, self.options.prices
+        counts = self._counts
+        cost = {}
+        if self.options.prices is not None:
+            cost["cost"] = _cost(self.options.prices, counts["prompt"], counts["completion"])
+            cost["cost_paid"] = _cost(self.options.prices, counts["paid prompt"], counts["paid completion"])
         return {
             "name": self.name,
             "kind": "openai",
@@ -156,8 +160,7 @@ class ChatServer(AskingSystem):
             "answers_from_disk": counts["cached"],
             "unanswered": dict(self._reasons.most_common(_NUM_REASONS)),
             "tokens": {"prompt": counts["prompt"], "completion": counts["completion"]},
-            "cost": _cost(prices, counts["prompt"], counts["completion"]),
-            "cost_paid": _cost(prices, counts["paid prompt"], counts["paid completion"]),
+            **cost,
         }
 
     # --- one question ---
@@ -284,9 +287,9 @@ def _default_cache() -> Path:
     return DataSettings().cache_path() / "chat_answers.sqlite"
 
 
-def _cost(prices: tuple[float, float] | None, prompt_tokens: int, completion_tokens: int) -> float | None:
-    """In the currency of the prices; None where there are none."""
-    return None if prices is None else (prices[0] * prompt_tokens + prices[1] * completion_tokens) / 1e6
+def _cost(prices: tuple[float, float], prompt_tokens: int, completion_tokens: int) -> float:
+    """In the currency of the prices."""
+    return (prices[0] * prompt_tokens + prices[1] * completion_tokens) / 1e6
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
