@@ -17,6 +17,7 @@ from seqgpt_jax.errors import UserError
 from seqgpt_jax.evaluation import evaluate
 from seqgpt_jax.prompt import Parsed
 from seqgpt_jax.records import ClassificationRecord, DatasetMeta, ExtractionRecord, record_from_dict
+from seqgpt_jax.report import write_evaluation
 from seqgpt_jax.sections import section_to_text
 from tests.toy_evaluation import CarelessPredictor, GoldPredictor, ToyDataset, answered, toy_datasets
 
@@ -192,6 +193,9 @@ def test_a_dataset_without_gold_is_named_and_predicted_and_in_no_mean(
     nothing = evaluate(GoldPredictor([silent]), [silent], progress=False)
     assert nothing.score != nothing.score and nothing.interval is None  # not a number
     assert "no score for silent" in section_to_text("nothing", nothing)
+    write_evaluation(tmp_path, "nothing", nothing)
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    assert (report["score"], report["interval"], list(report["unscored"])) == (None, None, ["silent"])
 
 
 def test_intervals_of_means_lie_around_them(datasets: list[ToyDataset]) -> None:
