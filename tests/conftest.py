@@ -1,8 +1,13 @@
-"""Test set-up: eight virtual CPU devices, strict rank promotion, and where the shared data lies."""
+"""Test set-up: eight virtual CPU devices, strict rank promotion, and where the shared data lies.
+
+What one test has compiled serves all others, in whatever process they run, until the session ends.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Must stand before anything imports jax.
@@ -11,6 +16,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("SEQGPT_NO_COMPILATION_CACHE", "1")
+PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
+_made_programs = PROGRAMS not in os.environ  # not by a worker of pytest-xdist, which has its parent's
+if _made_programs:
+    os.environ[PROGRAMS] = tempfile.mkdtemp(prefix="seqgpt-programs-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 import pytest
@@ -22,6 +32,11 @@ settings.load_profile("seqgpt")
 
 REPO = Path(__file__).resolve().parent.parent
 SHARED = REPO.parent / "shared"
+
+
+def pytest_unconfigure() -> None:
+    if _made_programs:
+        shutil.rmtree(os.environ[PROGRAMS], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
