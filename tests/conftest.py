@@ -16,11 +16,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("SEQGPT_NO_COMPILATION_CACHE", "1")
-PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
-_made_programs = PROGRAMS not in os.environ  # not by a worker of pytest-xdist, which has its parent's
-if _made_programs:
-    os.environ[PROGRAMS] = tempfile.mkdtemp(prefix="seqgpt-programs-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ.setdefault("SEQGPT_TESTS_PID", str(os.getpid()))  # workers of pytest-xdist have their parent's
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/seqgpt-programs-{os.environ['SEQGPT_TESTS_PID']}"
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 import pytest
@@ -35,8 +35,8 @@ SHARED = REPO.parent / "shared"
 
 
 def pytest_unconfigure() -> None:
-    if _made_programs:
-        shutil.rmtree(os.environ[PROGRAMS], ignore_errors=True)
+    if os.environ["SEQGPT_TESTS_PID"] == str(os.getpid()):
+        shutil.rmtree(f"{tempfile.gettempdir()}/seqgpt-programs-{os.getpid()}", ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
