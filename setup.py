@@ -36,6 +36,7 @@ REQUIREMENTS = [
 TEST = [
     "hypothesis>=6.100,<7",
     "mypy>=2.0,<3",
+    "nervaluate>=1.2,<1.3",
     "peft>=0.17,<0.22",
     "pytest>=9.0,<10",
     "pytest-xdist>=3.6,<4",

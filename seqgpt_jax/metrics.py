@@ -4,6 +4,8 @@ Everything is a set, never a multiset: an answer that is missing, empty or `None
 nothing, so an empty prediction that meets an empty gold is not a true positive. Nothing is filtered before scoring: a
 predicted span that is not in the text (start = -1) and a label that was not asked are false positives.
 Strings are compared after Unicode NFC and nothing else; span reading (MRC-SE) normalises as its benchmarks define.
+Beside accuracy, string_f1 and triple_f1 stand lenient_accuracy, lenient_string_f1 and lenient_triple_f1: the same
+after NFKC, case folding and collapsing white space, of labels and strings (`ＡCME  Corp` is `acme corp`).
 
 | kind | metrics | headline |
 |---|---|---|
@@ -121,6 +123,12 @@ def _nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def _lenient(text: str) -> str:
+    """ＡＢ -> ab, Straße -> strasse; NFKC again, as case folding may undo it."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(folded.split())
+
+
 class _Counts:
     """True positives, false positives and false negatives, added up over records (micro average)."""
 
@@ -155,8 +163,8 @@ def _placed(spans: Iterable[Span]) -> set[Hashable]:
     return {(_nfc(span.label), _place(span)) for span in spans}
 
 
-def _worded(spans: Iterable[Span]) -> set[Hashable]:
-    return {(_nfc(span.label), _nfc(span.text)) for span in spans}
+def _worded(spans: Iterable[Span], normalise: Callable[[str], str] = _nfc) -> set[Hashable]:
+    return {(normalise(span.label), normalise(span.text)) for span in spans}
 
 
 # --- classification --------------------------------------------------------------------------------------------------
@@ -175,7 +183,7 @@ def _score_classification(
 ) -> tuple[dict[str, float], str]:
     """A label that was not asked makes its record wrong, and is a false positive, but never a new class."""
     golds = [record for record in gold if isinstance(record, ClassificationRecord)]
-    num_correct = 0
+    num_correct = num_lenient = 0
     micro, by_label = _Counts(), defaultdict[str, _Counts](_Counts)
     for g, p in zip(golds, predicted, strict=True):
         assert isinstance(p, ClassificationRecord)
@@ -183,11 +191,12 @@ def _score_classification(
         predicted_labels = {_nfc(label) for label in p.labels}
         asked = {_nfc(label) for label in _options(g, meta)} | gold_labels
         num_correct += gold_labels == predicted_labels
+        num_lenient += {_lenient(label) for label in g.labels} == {_lenient(label) for label in p.labels}
         micro.add(gold_labels, predicted_labels)
         for label in (gold_labels | predicted_labels) & asked:
             by_label[label].add(gold_labels & {label}, predicted_labels & {label})
     several, vary = meta.task == "ET" or any(len(record.labels) != 1 for record in golds), _options_vary(golds, meta)
-    metrics = {"accuracy": num_correct / len(golds)}
+    metrics = {"accuracy": num_correct / len(golds), "lenient_accuracy": num_lenient / len(golds)}
     if several or not vary:
         metrics["micro_f1"] = micro.f1()
     if not vary:
@@ -203,7 +212,7 @@ def _score_extraction(
 ) -> tuple[dict[str, float], str]:
     """In MRC-SE the question is the only label, so that labels are left out of the comparison."""
     reading = meta.task == "MRC-SE"
-    spans, strings = _Counts(), _Counts()
+    spans, strings, lenient = _Counts(), _Counts(), _Counts()
     answers: list[tuple[tuple[str, ...], str]] = []
     for g, p in zip(gold, predicted, strict=True):
         assert isinstance(g, ExtractionRecord) and isinstance(p, ExtractionRecord)
@@ -212,10 +221,11 @@ def _score_extraction(
         )
         spans.add(_placed(gold_spans), _placed(predicted_spans))
         strings.add(_worded(gold_spans), _worded(predicted_spans))
+        lenient.add(_worded(gold_spans, _lenient), _worded(predicted_spans, _lenient))
         if reading:
             joined = _join_spans(g, meta.language)
             answers.append((g.answers or (joined,), _join_spans(p, meta.language)))
-    metrics = spans.named("span") | {"string_f1": strings.f1()}
+    metrics = spans.named("span") | {"string_f1": strings.f1(), "lenient_string_f1": lenient.f1()}
     if not reading:
         return metrics, "span_f1"
     exact, overlap = (cmrc_em, cmrc_f1) if meta.language == "zh" else (squad_em, squad_f1)
@@ -333,23 +343,27 @@ def _longest_common_run(left: Sequence[str], right: Sequence[str]) -> int:
 def _score_relations(gold: Sequence[Record], predicted: Sequence[Record]) -> tuple[dict[str, float], str]:
     """A triple is (relation, head string, tail string), as questions name mentions by their strings."""
     triples, spans, strings = _Counts(), _Counts(), _Counts()
+    lenient_triples, lenient_strings = _Counts(), _Counts()
     for g, p in zip(gold, predicted, strict=True):
         assert isinstance(g, RelationRecord) and isinstance(p, RelationRecord)
         triples.add(_triples(g), _triples(p))
+        lenient_triples.add(_triples(g, _lenient), _triples(p, _lenient))
         spans.add(_placed(g.entities), _placed(p.entities))
         strings.add(_worded(g.entities), _worded(p.entities))
-    return triples.named("triple") | spans.named("span") | {"string_f1": strings.f1()}, "triple_f1"
+        lenient_strings.add(_worded(g.entities, _lenient), _worded(p.entities, _lenient))
+    metrics = triples.named("triple") | {"lenient_triple_f1": lenient_triples.f1()} | spans.named("span")
+    return metrics | {"string_f1": strings.f1(), "lenient_string_f1": lenient_strings.f1()}, "triple_f1"
 
 
-def _triples(record: RelationRecord) -> set[tuple[str, str, str]]:
-    texts = [_nfc(entity.text) for entity in record.entities]
-    return {(_nfc(relation.label), texts[relation.head], texts[relation.tail]) for relation in record.relations}
+def _triples(record: RelationRecord, normalise: Callable[[str], str] = _nfc) -> set[Hashable]:
+    texts = [normalise(entity.text) for entity in record.entities]
+    return {(normalise(relation.label), texts[relation.head], texts[relation.tail]) for relation in record.relations}
 
 
 def _score_events(gold: Sequence[Record], predicted: Sequence[Record]) -> tuple[dict[str, float], str]:
     """Trigger: offsets (i), event type (c). Argument: event type and offsets (i), role (c). As in OneIE (2020)."""
     counts = {name: _Counts() for name in ("trigger_i", "trigger_c", "argument_i", "argument_c")}
-    spans, strings = _Counts(), _Counts()
+    spans, strings, lenient = _Counts(), _Counts(), _Counts()
     for g, p in zip(gold, predicted, strict=True):
         assert isinstance(g, EventRecord) and isinstance(p, EventRecord)
         gold_sets, predicted_sets = _event_sets(g), _event_sets(p)
@@ -357,8 +371,9 @@ def _score_events(gold: Sequence[Record], predicted: Sequence[Record]) -> tuple[
             count.add(gold_sets[name], predicted_sets[name])
         spans.add(gold_sets["span"], predicted_sets["span"])
         strings.add(gold_sets["string"], predicted_sets["string"])
-    metrics = {name: count.f1() for name, count in counts.items()} | spans.named("span") | {"string_f1": strings.f1()}
-    return metrics, "argument_c"
+        lenient.add(gold_sets["lenient"], predicted_sets["lenient"])
+    metrics = {name: count.f1() for name, count in counts.items()} | spans.named("span")
+    return metrics | {"string_f1": strings.f1(), "lenient_string_f1": lenient.f1()}, "argument_c"
 
 
 def _event_sets(record: EventRecord) -> dict[str, set[Hashable]]:
@@ -369,10 +384,12 @@ def _event_sets(record: EventRecord) -> dict[str, set[Hashable]]:
         sets["trigger_c"].add((kind, trigger))
         sets["span"].add((kind, trigger))
         sets["string"].add((kind, _nfc(event.trigger.text)))
+        sets["lenient"].add((_lenient(event.type), _lenient(event.trigger.text)))
         for argument in event.arguments:
             role, place = _nfc(argument.label), _place(argument)
             sets["argument_i"].add((kind, place))
             sets["argument_c"].add((kind, role, place))
             sets["span"].add((kind, role, place))
             sets["string"].add((kind, role, _nfc(argument.text)))
+            sets["lenient"].add((_lenient(event.type), _lenient(argument.label), _lenient(argument.text)))
     return sets
