@@ -212,7 +212,7 @@ def _score_classification(gold: Sequence[Record], predicted: Sequence[Record], m
     """A label that was not asked makes its record wrong, and is a false positive, but never a new class."""
     golds = [record for record in gold if isinstance(record, ClassificationRecord)]
     num_correct = num_lenient = 0
-    micro, by_label = Counts(), defaultdict[str, Counts](Counts)
+    micro, by_label = Counts(), defaultdict[Hashable, Counts](Counts)
     for g, p in zip(golds, predicted, strict=True):
         assert isinstance(p, ClassificationRecord)
         gold_labels, predicted_labels = headline_items(g), headline_items(p)
