@@ -96,7 +96,7 @@ def headline_items(record: Record) -> Set[Hashable]:
     argument). Strings are in NFC.
     """
     if isinstance(record, ClassificationRecord):
-        return {nfc(label) for label in record.labels}
+        return set[Hashable](label_set(record))
     if isinstance(record, ExtractionRecord):
         return placed(record.spans)
     if isinstance(record, RelationRecord):
@@ -199,6 +199,10 @@ def worded(spans: Iterable[Span], normalise: Callable[[str], str] = nfc) -> set[
 # --- classification --------------------------------------------------------------------------------------------------
 
 
+def label_set(record: ClassificationRecord) -> set[str]:
+    return {nfc(label) for label in record.labels}
+
+
 def options_of(record: ClassificationRecord, meta: DatasetMeta) -> tuple[str, ...]:
     """The labels that a record is asked about."""
     return meta.labels if record.label_set is None else record.label_set
@@ -215,7 +219,7 @@ def _score_classification(gold: Sequence[Record], predicted: Sequence[Record], m
     micro, by_label = Counts(), defaultdict[Hashable, Counts](Counts)
     for g, p in zip(golds, predicted, strict=True):
         assert isinstance(p, ClassificationRecord)
-        gold_labels, predicted_labels = headline_items(g), headline_items(p)
+        gold_labels, predicted_labels = label_set(g), label_set(p)
         asked = {nfc(label) for label in options_of(g, meta)} | gold_labels
         num_correct += gold_labels == predicted_labels
         num_lenient += {lenient(label) for label in g.labels} == {lenient(label) for label in p.labels}
