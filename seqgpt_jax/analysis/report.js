@@ -119,7 +119,8 @@
       h("tr", {}, h("td", {}, row.label === null ? h("i", { class: "quiet" }, "labels not asked") : bdi(row.label)),
         ...[row.f1, row.precision, row.recall].map((value, i) => h("td", { class: i ? "n" : "n strong", "data-value": value ?? -1 }, score(value))),
         ...[row.support, row.predicted].map((value) => h("td", { class: "n", "data-value": value }, String(value)))));
-    const heads = ["label", "F1", "precision", "recall", "gold", "said"].map((name, i) => h("th", { class: i ? "n" : null }, name));
+    const heads = [["label"], ["F1"], ["P", "precision"], ["R", "recall"], ["gold", "gold items"], ["said", "predicted items"]]
+      .map(([name, title], i) => h("th", { class: i ? "n" : null, title }, name));
     const made = h("table", { class: "sortable" }, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, rows));
     sortable(made);
     return panel(`Labels (${data.by_label.length})`, made);
@@ -129,7 +130,7 @@
     if (!data.by_length || !data.by_length.length) return null;
     return panel("Length of the text, in characters", data.by_length.map((row) =>
       h("div", { class: "level" }, h("span", {}, row.below === null ? `${row.at_least} or more` : `${row.at_least} to ${row.below - 1}`),
-        h("span", { class: "track" }, h("div", { class: "fill", style: `width: ${(100 * row.score).toFixed(2)}%` })),
+        h("span", { class: "track" }, h("div", { class: "fill score", style: `width: ${(100 * row.score).toFixed(2)}%` })),
         h("span", { class: "n" }, score(row.score), " ", h("small", {}, `${row.num_records} records`)))));
   }
 
@@ -138,7 +139,7 @@
     const most = Math.max(1, ...counts);
     const rows = KINDS.map((kind, i) =>
       h("div", { class: "level" }, h("span", {}, h("i", { class: "swatch " + kind }), words(kind)),
-        h("span", { class: "track" }, h("div", { class: "fill " + kind, style: `width: ${(100 * counts[i]) / most}%; opacity: 1` })),
+        h("span", { class: "track" }, h("div", { class: "fill " + kind, style: `width: ${(100 * counts[i]) / most}%` })),
         h("span", { class: "n" }, h("button", { type: "button", disabled: !counts[i] || !data.records.length, onclick: () => { filters.kind = kind; filters.only = false; filters.page = 0; drawRecords(); byId("records").scrollIntoView(); } }, String(counts[i])))));
     return panel("Errors", rows);
   }
