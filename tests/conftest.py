@@ -1,8 +1,13 @@
-"""Test set-up: eight virtual CPU devices, strict rank promotion, and where the shared data lies."""
+"""Test set-up: eight virtual CPU devices, strict rank promotion, and where the shared data lies.
+
+What one test has compiled serves all others, in whatever process they run, until the session ends.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Must stand before anything imports jax.
@@ -11,6 +16,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("SEQGPT_NO_COMPILATION_CACHE", "1")
+os.environ.setdefault("SEQGPT_TESTS_PID", str(os.getpid()))  # workers of pytest-xdist have their parent's
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/seqgpt-programs-{os.environ['SEQGPT_TESTS_PID']}"
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 import pytest
@@ -22,6 +32,11 @@ settings.load_profile("seqgpt")
 
 REPO = Path(__file__).resolve().parent.parent
 SHARED = REPO.parent / "shared"
+
+
+def pytest_unconfigure() -> None:
+    if os.environ["SEQGPT_TESTS_PID"] == str(os.getpid()):
+        shutil.rmtree(f"{tempfile.gettempdir()}/seqgpt-programs-{os.getpid()}", ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

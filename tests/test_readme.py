@@ -40,11 +40,7 @@ def commands() -> list[str]:
 def run(arguments: list[str], folder: Path, **environment: str) -> str:
     """What a command of the page prints; it runs in `folder`, with no more devices than a user has."""
     cleaned = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    programs = {  # of one command for the next
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    env = {**cleaned, **programs, "SEQGPT_CACHE_DIR": str(folder / "cache"), **environment}
+    env = {**cleaned, "SEQGPT_CACHE_DIR": str(folder / "cache"), **environment}
     if arguments[0] == "seqgpt":
         arguments = [sys.executable, "-m", "seqgpt_jax.cli", *arguments[1:]]
     done = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, text=True, timeout=900)

@@ -183,13 +183,13 @@ class _Batch:
         num_rows = len(self.rows.text_R)
         tail_lengths = _column([len(tail) for tail in self.tails], num_rows)
         tails = padded(self.tails, num_rows, bucket(int(tail_lengths.max()) + self.num_first - 1, _STEP), self.pad_id)
-        cache, num_text_slots = None, 0
+        num_text_columns = bucket(max(map(len, self.texts)), _STEP) if self.shared else 0
+        num_slots = _size(num_text_columns + tails.shape[1] + 3 * self.block, 128)
+        cache = None
         if self.shared:
             lengths = _column([len(text) for text in self.texts], power_of_two(len(self.texts)))
-            num_text_slots = bucket(int(lengths.max()), _STEP)
-            texts = padded(self.texts, len(lengths), num_text_slots, self.pad_id)
-            cache = read_texts(graph, params, texts, lengths)
-        num_slots = _size(num_text_slots + tails.shape[1] + 3 * self.block, 128)
+            texts = padded(self.texts, len(lengths), num_text_columns, self.pad_id)
+            cache = read_texts(graph, params, texts, lengths, num_slots)
         return read_rest(graph, params, self.rows, cache, tails, tail_lengths, num_slots, self.num_first, self.pad_id)
 
     def _answers(self, progress: Progress, rows: Sequence[int], prompt_R: np.ndarray) -> dict[int, Copied]:
@@ -221,11 +221,13 @@ def _column(values: Sequence[int], num_rows: int) -> np.ndarray:
 
 
 def _stacked(tables: list[TextTables]) -> TextTables:
-    """Every table in arrays of one size, repeated up to a power of two."""
-    num_places = _size(max(len(table.min_bytes_N) for table in tables), 128)
-    num_edges = _size(max(len(table.edge_kind_E) for table in tables), 1024)
-    num_tokens = _size(max(len(table.tokens_U) for table in tables), 256)
-    grown = [pad_tables(table, num_places, num_edges, num_tokens) for table in tables]
+    """Every table in arrays of one size, repeated up to a power of two. Sizes grow together: few sets of them exist."""
+    scale = max(
+        power_of_two(-(-len(array) // least))
+        for table in tables
+        for array, least in ((table.min_bytes_N, 128), (table.edge_kind_E, 1024), (table.tokens_U, 256))
+    )
+    grown = [pad_tables(table, 128 * scale, 1024 * scale, 256 * scale) for table in tables]
     grown += [grown[0]] * (power_of_two(len(grown)) - len(grown))
     return TextTables(*(np.stack(arrays) for arrays in zip(*grown, strict=True)))
 

@@ -62,9 +62,11 @@ class Written(NamedTuple):
     end_log_probs_RA: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames="graph")
-def read_texts(graph: nnx.GraphDef[Decoder], params: nnx.State, tokens_PT: jax.Array, lengths_P: jax.Array) -> KVCache:
-    return prefill(nnx.merge(graph, params), tokens_PT, lengths_P, tokens_PT.shape[1])[1]
+@functools.partial(jax.jit, static_argnames=("graph", "num_slots"))
+def read_texts(
+    graph: nnx.GraphDef[Decoder], params: nnx.State, tokens_PT: jax.Array, lengths_P: jax.Array, num_slots: int
+) -> KVCache:
+    return prefill(nnx.merge(graph, params), tokens_PT, lengths_P, num_slots)[1]
 
 
 def _within(columns_RT: jax.Array, lengths_R: jax.Array) -> jax.Array:

@@ -42,7 +42,7 @@ class DecoderConfig:
     compute_dtype: str = "float32"  # activations and matrix products; scores, softmax, norms and logits are float32
     remat: Remat = "none"  # what the backward pass recomputes: nothing, all but dots, all
     attention: str = "auto"  # a backend of models/attention.py
-    layer_loop: LayerLoop = "auto"  # auto: unrolled for few layers on CPU, else scanned
+    layer_loop: LayerLoop = "auto"  # auto: unrolled in training of few layers on CPU, else scanned
     lora: LoraConfig | None = None  # low-rank additions, which are then all that is trained
 
     def __post_init__(self) -> None:
@@ -188,7 +188,7 @@ class Decoder(nnx.Module):
             )
             layout = TokenLayout(segment_ids_BT, cache.segment_ids_BK, cache.positions_BK, slots_BT, visible_BTK)
         sight = _Sight(layout, self.rotation(positions_BT))
-        if self._unrolled():
+        if self._unrolled(cache):
             x_BTD, cache = self._run_unrolled(x_BTD, sight, cache, outputs_BS)
         else:
             x_BTD, cache = self._run_scanned(x_BTD, sight, cache)
@@ -250,12 +250,12 @@ class Decoder(nnx.Module):
         if self.config.remat != "none" and cache is None:
             save = jax.checkpoint_policies
             policy = save.dots_with_no_batch_dims_saveable if self.config.remat == "dots" else save.nothing_saveable
-            block = jax.checkpoint(block, policy=policy, prevent_cse=self._unrolled())
+            block = jax.checkpoint(block, policy=policy, prevent_cse=self._unrolled(cache))
         return block(x_BTD, params), cache
 
-    def _unrolled(self) -> bool:
+    def _unrolled(self, cache: KVCache | None) -> bool:
         if self.config.layer_loop == "auto":
-            return jax.default_backend() == "cpu" and self.config.num_layers <= 12
+            return jax.default_backend() == "cpu" and self.config.num_layers <= 12 and cache is None
         return self.config.layer_loop == "unroll"
 
 

@@ -41,8 +41,6 @@ def start_processes(
         "PYTHONPATH": str(REPO),
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
         "TF_CPP_MIN_LOG_LEVEL": "2",
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "jax"),
-        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }
     processes = [
         subprocess.Popen(
