@@ -17,6 +17,7 @@ REQUIREMENTS = [
     "huggingface-hub>=1.0,<3",
     "importlib-resources>=7.0,<8",  # tensorflow-datasets needs it to prepare a dataset, and does not say so
     "jax>=0.10,<0.11",
+    "jinja2>=3.1,<4",
     "matplotlib>=3.9,<4",
     "ml-collections>=1.0,<2",
     "numpy>=2.0,<3",
@@ -36,6 +37,7 @@ REQUIREMENTS = [
 TEST = [
     "hypothesis>=6.100,<7",
     "mypy>=2.0,<3",
+    "nervaluate>=1.2,<1.3",
     "peft>=0.17,<0.22",
     "pytest>=9.0,<10",
     "pytest-xdist>=3.6,<4",
@@ -83,7 +85,10 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["seqgpt_jax", "seqgpt_jax.*", "tasks", "tasks.*"]),
-    package_data={"seqgpt_jax.synthesis": ["content/**/*.toml"]},
+    package_data={
+        "seqgpt_jax.analysis": ["report.html.jinja", "report.css", "report.js"],
+        "seqgpt_jax.synthesis": ["content/**/*.toml"],
+    },
     data_files=gin_data_files(),
     install_requires=REQUIREMENTS,
     extras_require={

@@ -4,6 +4,8 @@ Everything is a set, never a multiset: an answer that is missing, empty or `None
 nothing, so an empty prediction that meets an empty gold is not a true positive. Nothing is filtered before scoring: a
 predicted span that is not in the text (start = -1) and a label that was not asked are false positives.
 Strings are compared after Unicode NFC and nothing else; span reading (MRC-SE) normalises as its benchmarks define.
+Beside accuracy, string_f1 and triple_f1 stand lenient_accuracy, lenient_string_f1 and lenient_triple_f1: the same
+after NFKC, case folding and collapsing white space, of labels and strings (`ＡCME  Corp` is `acme corp`).
 
 | kind | metrics | headline |
 |---|---|---|
@@ -148,6 +150,12 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def lenient(text: str) -> str:
+    """ＡＢ -> ab, Straße -> strasse; NFKC twice, as case folding may undo it; runs of white space become one space."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(folded.split())
+
+
 class Counts:
     """True positives, false positives and false negatives, added up over records (micro average)."""
 
@@ -183,9 +191,9 @@ def placed(spans: Iterable[Span]) -> set[Hashable]:
     return {(nfc(span.label), place_of(span)) for span in spans}
 
 
-def worded(spans: Iterable[Span]) -> set[Hashable]:
+def worded(spans: Iterable[Span], normalise: Callable[[str], str] = nfc) -> set[Hashable]:
     """(label, string) of each."""
-    return {(nfc(span.label), nfc(span.text)) for span in spans}
+    return {(normalise(span.label), normalise(span.text)) for span in spans}
 
 
 # --- classification --------------------------------------------------------------------------------------------------
@@ -207,18 +215,19 @@ def options_vary(records: Iterable[ClassificationRecord], meta: DatasetMeta) -> 
 def _score_classification(gold: Sequence[Record], predicted: Sequence[Record], meta: DatasetMeta) -> dict[str, float]:
     """A label that was not asked makes its record wrong, and is a false positive, but never a new class."""
     golds = [record for record in gold if isinstance(record, ClassificationRecord)]
-    num_correct = 0
-    micro, by_label = Counts(), defaultdict[str, Counts](Counts)
+    num_correct = num_lenient = 0
+    micro, by_label = Counts(), defaultdict[Hashable, Counts](Counts)
     for g, p in zip(golds, predicted, strict=True):
         assert isinstance(p, ClassificationRecord)
         gold_labels, predicted_labels = label_set(g), label_set(p)
         asked = {nfc(label) for label in options_of(g, meta)} | gold_labels
         num_correct += gold_labels == predicted_labels
+        num_lenient += {lenient(label) for label in g.labels} == {lenient(label) for label in p.labels}
         micro.add(gold_labels, predicted_labels)
         for label in (gold_labels | predicted_labels) & asked:
             by_label[label].add(gold_labels & {label}, predicted_labels & {label})
     vary = options_vary(golds, meta)
-    metrics = {"accuracy": num_correct / len(golds)}
+    metrics = {"accuracy": num_correct / len(golds), "lenient_accuracy": num_lenient / len(golds)}
     if not vary or headline_name(gold, meta) == "micro_f1":
         metrics["micro_f1"] = micro.f1()
     if not vary:
@@ -232,7 +241,7 @@ def _score_classification(gold: Sequence[Record], predicted: Sequence[Record], m
 def _score_extraction(gold: Sequence[Record], predicted: Sequence[Record], meta: DatasetMeta) -> dict[str, float]:
     """In MRC-SE the question is the only label, so that labels are left out of the comparison."""
     reading = meta.task == "MRC-SE"
-    spans, strings = Counts(), Counts()
+    spans, strings, lenient_strings = Counts(), Counts(), Counts()
     answers: list[tuple[Sequence[str], str]] = []
     for g, p in zip(gold, predicted, strict=True):
         assert isinstance(g, ExtractionRecord) and isinstance(p, ExtractionRecord)
@@ -241,9 +250,10 @@ def _score_extraction(gold: Sequence[Record], predicted: Sequence[Record], meta:
         )
         spans.add(placed(gold_spans), placed(predicted_spans))
         strings.add(worded(gold_spans), worded(predicted_spans))
+        lenient_strings.add(worded(gold_spans, lenient), worded(predicted_spans, lenient))
         if reading:
-            answers.append((_accepted(g, meta.language), _join_spans(p, meta.language)))
-    metrics = spans.named("span") | {"string_f1": strings.f1()}
+            answers.append((accepted_answers(g, meta.language), joined_answer(p, meta.language)))
+    metrics = spans.named("span") | {"string_f1": strings.f1(), "lenient_string_f1": lenient_strings.f1()}
     if not reading:
         return metrics
     exact = cmrc_em if meta.language == "zh" else squad_em
@@ -258,14 +268,15 @@ def token_f1(gold: Record, predicted: Record, language: str) -> float:
     """Returns how much of an accepted answer of span reading was said: squad_f1, in Chinese cmrc_f1, of the best."""
     assert isinstance(gold, ExtractionRecord) and isinstance(predicted, ExtractionRecord)
     overlap = cmrc_f1 if language == "zh" else squad_f1
-    return _best(overlap, _accepted(gold, language), _join_spans(predicted, language))
+    return _best(overlap, accepted_answers(gold, language), joined_answer(predicted, language))
 
 
-def _accepted(gold: ExtractionRecord, language: str) -> Sequence[str]:
-    return gold.answers or (_join_spans(gold, language),)
+def accepted_answers(gold: ExtractionRecord, language: str) -> Sequence[str]:
+    """The answers that span reading accepts; of a record that lists none, its spans."""
+    return gold.answers or (joined_answer(gold, language),)
 
 
-def _join_spans(record: ExtractionRecord, language: str) -> str:
+def joined_answer(record: ExtractionRecord, language: str) -> str:
     """Span reading has one answer: the distinct strings in text order, and then those that are not in the text."""
     ordered = sorted(record.spans, key=lambda span: (not span.in_text, span.start))
     return ("" if language == "zh" else " ").join(dict.fromkeys(span.text for span in ordered))
@@ -372,24 +383,28 @@ def _longest_common_run(left: Sequence[str], right: Sequence[str]) -> int:
 def _score_relations(gold: Sequence[Record], predicted: Sequence[Record]) -> dict[str, float]:
     """A triple is (relation, head string, tail string), as questions name mentions by their strings."""
     triples, spans, strings = Counts(), Counts(), Counts()
+    lenient_triples, lenient_strings = Counts(), Counts()
     for g, p in zip(gold, predicted, strict=True):
         assert isinstance(g, RelationRecord) and isinstance(p, RelationRecord)
         triples.add(triples_of(g), triples_of(p))
+        lenient_triples.add(triples_of(g, lenient), triples_of(p, lenient))
         spans.add(placed(g.entities), placed(p.entities))
         strings.add(worded(g.entities), worded(p.entities))
-    return triples.named("triple") | spans.named("span") | {"string_f1": strings.f1()}
+        lenient_strings.add(worded(g.entities, lenient), worded(p.entities, lenient))
+    metrics = triples.named("triple") | {"lenient_triple_f1": lenient_triples.f1()} | spans.named("span")
+    return metrics | {"string_f1": strings.f1(), "lenient_string_f1": lenient_strings.f1()}
 
 
-def triples_of(record: RelationRecord) -> set[Hashable]:
+def triples_of(record: RelationRecord, normalise: Callable[[str], str] = nfc) -> set[Hashable]:
     """(relation, head string, tail string) of each."""
-    texts = [nfc(entity.text) for entity in record.entities]
-    return {(nfc(relation.label), texts[relation.head], texts[relation.tail]) for relation in record.relations}
+    texts = [normalise(entity.text) for entity in record.entities]
+    return {(normalise(relation.label), texts[relation.head], texts[relation.tail]) for relation in record.relations}
 
 
 def _score_events(gold: Sequence[Record], predicted: Sequence[Record]) -> dict[str, float]:
     """Trigger: offsets (i), event type (c). Argument: event type and offsets (i), role (c). As in OneIE (2020)."""
     counts = {name: Counts() for name in ("trigger_i", "trigger_c", "argument_i", "argument_c")}
-    spans, strings = Counts(), Counts()
+    spans, strings, lenient_strings = Counts(), Counts(), Counts()
     for g, p in zip(gold, predicted, strict=True):
         assert isinstance(g, EventRecord) and isinstance(p, EventRecord)
         gold_sets, predicted_sets = event_sets(g), event_sets(p)
@@ -397,11 +412,13 @@ def _score_events(gold: Sequence[Record], predicted: Sequence[Record]) -> dict[s
             count.add(gold_sets[name], predicted_sets[name])
         spans.add(gold_sets["span"], predicted_sets["span"])
         strings.add(gold_sets["string"], predicted_sets["string"])
-    return {name: count.f1() for name, count in counts.items()} | spans.named("span") | {"string_f1": strings.f1()}
+        lenient_strings.add(gold_sets["lenient"], predicted_sets["lenient"])
+    metrics = {name: count.f1() for name, count in counts.items()} | spans.named("span")
+    return metrics | {"string_f1": strings.f1(), "lenient_string_f1": lenient_strings.f1()}
 
 
 def event_sets(record: EventRecord) -> dict[str, set[Hashable]]:
-    """By trigger_i, trigger_c, argument_i, argument_c, span and string: what each compares."""
+    """By trigger_i, trigger_c, argument_i, argument_c, span, string and lenient: what each compares."""
     sets: dict[str, set[Hashable]] = defaultdict(set)
     for event in record.events:
         kind, trigger = nfc(event.type), place_of(event.trigger)
@@ -409,10 +426,12 @@ def event_sets(record: EventRecord) -> dict[str, set[Hashable]]:
         sets["trigger_c"].add((kind, trigger))
         sets["span"].add((kind, trigger))
         sets["string"].add((kind, nfc(event.trigger.text)))
+        sets["lenient"].add((lenient(event.type), lenient(event.trigger.text)))
         for argument in event.arguments:
             role, place = nfc(argument.label), place_of(argument)
             sets["argument_i"].add((kind, place))
             sets["argument_c"].add((kind, role, place))
             sets["span"].add((kind, role, place))
             sets["string"].add((kind, role, nfc(argument.text)))
+            sets["lenient"].add((lenient(event.type), lenient(argument.label), lenient(argument.text)))
     return sets

@@ -1,10 +1,14 @@
-"""metrics.py against scikit-learn and against numbers computed by hand."""
+"""metrics.py against scikit-learn, nervaluate, the definitions of SQuAD and CMRC 2018, and numbers computed by hand."""
 
 from __future__ import annotations
 
 import random
+import re
+import string
+from collections.abc import Callable
 
 import pytest
+from nervaluate import Evaluator
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.preprocessing import MultiLabelBinarizer
 
@@ -90,6 +94,21 @@ def test_labels_compare_after_nfc() -> None:
     assert score.headline == 1.0
 
 
+def test_lenient_accuracy_forgives_width_case_and_spaces() -> None:
+    gold, predicted = _classified([("Very Good",), ("b",)]), _classified([("ＶＥＲＹ  good",), ("c",)])
+    score = score_dataset(gold, predicted, _meta("CLS", ("Very Good", "b", "c")))
+    assert (score.metrics["accuracy"], score.metrics["lenient_accuracy"]) == (0.0, 0.5)
+
+
+def test_several_labels_by_hand() -> None:
+    gold, predicted = _classified([("a", "b"), ("c",), ()]), _classified([("a",), ("c", "a"), ()])
+    score = score_dataset(gold, predicted, _meta("CLS"))
+    assert score.headline_name == "micro_f1"
+    assert score.headline == pytest.approx(2 * 2 / (3 + 3))  # right: a of the first, c of the second
+    assert score.metrics["macro_f1"] == pytest.approx((2 / 3 + 0 + 1) / 3)  # a: 1 of 1 found, 2 said; b never; c
+    assert score.metrics["accuracy"] == pytest.approx(1 / 3)  # the third, where nothing holds and nothing is said
+
+
 def test_options_that_vary_by_record_give_accuracy_alone() -> None:
     gold: list[Record] = [
         ClassificationRecord("0", "MRC-MC", "t", ("red",), ("blue", "red")),
@@ -100,7 +119,7 @@ def test_options_that_vary_by_record_give_accuracy_alone() -> None:
     baseline = baseline_predictions(gold, meta)
     assert [record.labels for record in baseline] == [("red",), ("one",), ("dog",)]  # the second is most often right
     score = score_dataset(gold, baseline, meta)
-    assert dict(score.metrics) == {"accuracy": pytest.approx(2 / 3)}
+    assert dict(score.metrics) == {"accuracy": pytest.approx(2 / 3), "lenient_accuracy": pytest.approx(2 / 3)}
 
 
 def test_majority_baseline_is_the_most_frequent_label_set() -> None:
@@ -147,6 +166,44 @@ def test_nothing_that_meets_nothing_is_no_true_positive() -> None:
     assert both.headline == pytest.approx(2 * 1 / (2 + 1))
 
 
+def _random_spans(rng: random.Random, length: int) -> tuple[Span, ...]:
+    """Spans that do not overlap, each of a random label."""
+    edges = sorted(rng.sample(range(length + 1), 2 * rng.randint(0, 4)))
+    places = zip(edges[::2], edges[1::2], strict=True)
+    return tuple(Span(rng.choice("abc"), start, end, TEXT[start:end]) for start, end in places)
+
+
+def test_span_scores_are_the_strict_ones_of_nervaluate() -> None:
+    rng = random.Random(2)
+    gold = [_random_spans(rng, len(TEXT)) for _ in range(100)]
+    predicted = [
+        tuple(span for span in spans if rng.random() < 0.8) if rng.random() < 0.7 else _random_spans(rng, len(TEXT))
+        for spans in gold
+    ]
+    records: list[list[Record]] = [
+        [ExtractionRecord(str(i), "NER", TEXT, spans) for i, spans in enumerate(each)] for each in (gold, predicted)
+    ]
+    score = score_dataset(records[0], records[1], _meta("NER", LETTERS))
+    as_dicts = [
+        [[{"label": span.label, "start": span.start, "end": span.end - 1} for span in spans] for spans in each]
+        for each in (gold, predicted)
+    ]
+    strict = Evaluator(as_dicts[0], as_dicts[1], tags=list("abc"), loader="dict").evaluate()["overall"]["strict"]
+    assert 0.3 < score.headline < 0.9
+    assert score.metrics["span_precision"] == pytest.approx(strict.precision)
+    assert score.metrics["span_recall"] == pytest.approx(strict.recall)
+    assert score.metrics["span_f1"] == pytest.approx(strict.f1)
+
+
+def test_lenient_string_f1_forgives_width_case_and_spaces() -> None:
+    gold = _extracted(Span("Person", 0, 3, "Ada"), Span("place", 15, 19, "Rome"))
+    wide, spaced = Span("person", -1, -1, "ＡＤＡ"), Span("place", -1, -1, "rome ")
+    predicted = _extracted(wide, spaced, Span("place", 8, 11, "Bob"))
+    score = score_dataset(gold, predicted, _meta("NER"))
+    assert (score.metrics["span_f1"], score.metrics["string_f1"]) == (0.0, 0.0)
+    assert score.metrics["lenient_string_f1"] == pytest.approx(2 * 2 / (2 + 3))
+
+
 def _reading(answers: tuple[str, ...] | None, *spans: Span) -> Record:
     return ExtractionRecord("0", "MRC-SE", TEXT, spans, None, "Who left?", answers)
 
@@ -173,6 +230,53 @@ def test_squad_normalisation() -> None:
     assert squad_f1("red red fox", "red fox fox") == pytest.approx(2 * 2 / 6)  # bags: red once, fox once
     assert squad_f1("", "") == 1.0
     assert squad_f1("", "cat") == 0.0
+
+
+def _squad_words(answer: str) -> list[str]:
+    """SQuAD: lower case, no punctuation, no articles, split at white space."""
+    bare = "".join(char for char in answer.lower() if char not in string.punctuation)
+    return [word for word in re.split(r"\s+", bare) if word not in ("", "a", "an", "the")]
+
+
+def _cmrc_units(answer: str) -> list[str]:
+    """CMRC 2018: lower case, punctuation goes, then a Chinese character is a unit, and so is a run of anything else."""
+    return re.findall(r"[\u4e00-\u9fa5]|[a-z0-9]+", re.sub("[，《]", "", answer.lower()))
+
+
+def _squad_overlap(gold: list[str], given: list[str]) -> int:
+    """How many words of `given` find one of their own in `gold`."""
+    return sum(min(gold.count(word), given.count(word)) for word in set(given))
+
+
+def _cmrc_overlap(gold: list[str], given: list[str]) -> int:
+    """The length of the longest run of units that is in both: every run is tried."""
+    runs = {tuple(gold[i:j]) for i in range(len(gold)) for j in range(i + 1, len(gold) + 1)}
+    others = {tuple(given[i:j]) for i in range(len(given)) for j in range(i + 1, len(given) + 1)}
+    return max((len(run) for run in runs & others), default=0)
+
+
+def _expected_f1(gold: list[str], given: list[str], overlap: Callable[[list[str], list[str]], int]) -> float:
+    """2PR / (P + R), as both scripts say it; two empty answers are equal."""
+    if not gold or not given:
+        return float(gold == given)
+    common = overlap(gold, given)
+    precision, recall = common / len(given), common / len(gold)
+    return 2 * precision * recall / (precision + recall) if common else 0.0
+
+
+def test_span_reading_follows_the_published_definitions() -> None:
+    rng = random.Random(3)
+    english = ["the", "A", "Cat", "cat", "sat,", "on", "U.S.", "an", "(mat)", "!"]
+    chinese = ["北", "京", "2008", "年", "，", "大", "NBA", "学", "《"]
+    for _ in range(300):
+        gold, given = (" ".join(rng.choices(english, k=rng.randint(0, 6))) for _ in range(2))
+        words = _squad_words(gold), _squad_words(given)
+        assert squad_em(gold, given) == float(words[0] == words[1])
+        assert squad_f1(gold, given) == pytest.approx(_expected_f1(*words, _squad_overlap)), (gold, given)
+        gold, given = ("".join(rng.choices(chinese, k=rng.randint(0, 6))) for _ in range(2))
+        units = _cmrc_units(gold), _cmrc_units(given)
+        assert cmrc_em(gold, given) == float("".join(units[0]) == "".join(units[1]))
+        assert cmrc_f1(gold, given) == pytest.approx(_expected_f1(*units, _cmrc_overlap)), (gold, given)
 
 
 def test_cmrc_f1_is_the_longest_common_run() -> None:
@@ -211,6 +315,16 @@ def test_triples_are_compared_by_their_strings() -> None:
     assert score.headline == pytest.approx(2 * 1 / (2 + 2))  # (knows, Ada, Bob) whichever Ada; the direction matters
     assert score.metrics["span_f1"] == pytest.approx(2 * 3 / (4 + 3))
     assert score.metrics["string_f1"] == pytest.approx(2 * 2 / (3 + 2))
+    assert score.metrics["triple_precision"] == score.metrics["triple_recall"] == pytest.approx(1 / 2)
+    shouted: list[Record] = [
+        RelationRecord(
+            "0", "RE", TEXT, (Span("person", -1, -1, "ADA"), Span("person", -1, -1, "bob")), (Relation("Knows", 0, 1),)
+        )
+    ]
+    loud = score_dataset(gold, shouted, _meta("RE")).metrics
+    assert (loud["triple_f1"], loud["string_f1"]) == (0.0, 0.0)
+    assert loud["lenient_triple_f1"] == pytest.approx(2 * 1 / (2 + 1))
+    assert loud["lenient_string_f1"] == pytest.approx(2 * 2 / (3 + 2))
 
 
 def test_event_scores() -> None:
@@ -244,7 +358,9 @@ def test_event_scores() -> None:
     assert score.metrics["argument_c"] == pytest.approx(1 / 3)
     assert (score.headline_name, score.headline) == ("argument_c", score.metrics["argument_c"])
     assert score.metrics["span_f1"] == pytest.approx(2 / 5)  # met; Ada as who of meet, of five each
-    assert score.metrics["string_f1"] == pytest.approx(2 / 5)
+    assert score.metrics["string_f1"] == score.metrics["lenient_string_f1"] == pytest.approx(2 / 5)
+    loud: list[Record] = [EventRecord("0", "EE", TEXT, (Event("MEET", Span("MEET", -1, -1, "MET")),))]
+    assert score_dataset(gold, loud, _meta("EE")).metrics["lenient_string_f1"] == pytest.approx(2 * 1 / (5 + 1))
 
 
 # --- every kind ------------------------------------------------------------------------------------------------------
