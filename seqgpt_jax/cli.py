@@ -20,6 +20,7 @@ import absl.logging
 from seqgpt_jax.cli_arguments import add_bindings, add_command, add_model, add_recipe, byte_size, count, share
 from seqgpt_jax.cli_data import add_data_command
 from seqgpt_jax.cli_predict import add_predict_command
+from seqgpt_jax.cli_study import add_study_command
 from seqgpt_jax.cli_train import add_finetune_command, add_train_command
 from seqgpt_jax.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from seqgpt_jax.host_memory import keep_freed_memory
@@ -95,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--precision", type=share, metavar="SHARE", help="also find what to leave out, so that so much is right"
     )
 
+    add_study_command(commands)
     add_predict_command(commands)
 
     export = add_command(
