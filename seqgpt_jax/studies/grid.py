@@ -271,20 +271,20 @@ class _Parser:
         if study.figure.axis is not None and study.figure.axis not in axes:
             raise self.error("figure.axis", f"no axis {study.figure.axis!r}", f"there is {_or(list(axes))}")
         if study.figure.kind == "lines":
-            axis = study.axis(study.figure.axis or study.axes[0].name)
-            for value in axis.values:
+            drawn = study.axis(study.figure.axis or study.axes[0].name)
+            for value in drawn.values:
                 if value.x is None or value.x <= 0:
                     raise self.error(
-                        f"axis '{axis.name}': value '{value.name}'", "no x above 0",
+                        f"axis '{drawn.name}': value '{value.name}'", "no x above 0",
                         "lines are drawn over a logarithmic axis: give x, or choose figure.kind = bars",
                     )  # fmt: skip
         elif study.figure.fit:
             raise self.error("figure.fit", "bars have no fit", "choose figure.kind = lines")
-        for axis in study.axes:
-            for value in axis.values:
+        for each in study.axes:
+            for value in each.values:
                 for name in value.shared:
                     if name not in study.shared:
-                        place = f"axis '{axis.name}': value '{value.name}': shared.{name}"
+                        place = f"axis '{each.name}': value '{value.name}': shared.{name}"
                         raise self.error(place, "no such shared training", f"there is {_or(list(study.shared))}")
         if OWN in study.measures:
             baselines = {study.baseline_of(cell) for cell in study.cells}

@@ -162,6 +162,8 @@ class _Runner:
         before = read_outcome(self.folder, job.name) or Outcome()
         write_job(self.folder, job, Outcome(before.seconds))
         with (self.folder / "jobs" / f"{job.name}.log").open("ab") as log, self.slots[slot].taken() as environment:
+            # What XLA compiled for one cell serves all that differ in data or seed.
+            environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(self.folder.absolute() / "compiled"))
             process = subprocess.Popen(
                 [*SEQGPT, *job.arguments],
                 stdin=subprocess.DEVNULL,
