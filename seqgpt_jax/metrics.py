@@ -65,14 +65,41 @@ def score_dataset(
     assert all(g.id == p.id and g.kind == p.kind for g, p in zip(gold, predicted, strict=True)), "records do not match"
     first = gold[0]
     if isinstance(first, ClassificationRecord):
-        metrics, headline_name = _score_classification(gold, predicted, meta)
+        metrics = _score_classification(gold, predicted, meta)
     elif isinstance(first, ExtractionRecord):
-        metrics, headline_name = _score_extraction(gold, predicted, meta)
+        metrics = _score_extraction(gold, predicted, meta)
     elif isinstance(first, RelationRecord):
-        metrics, headline_name = _score_relations(gold, predicted)
+        metrics = _score_relations(gold, predicted)
     else:
-        metrics, headline_name = _score_events(gold, predicted)
-    return DatasetScore(headline_name, metrics[headline_name], metrics, len(gold))
+        metrics = _score_events(gold, predicted)
+    name = headline_name(gold, meta)
+    return DatasetScore(name, metrics[name], metrics, len(gold))
+
+
+def headline_name(gold: Sequence[Record], meta: DatasetMeta) -> str:
+    """Returns which metric is the headline of these records of one dataset: the last column of the table above."""
+    first = gold[0]
+    if isinstance(first, ClassificationRecord):
+        several = meta.task == "ET" or any(len(r.labels) != 1 for r in gold if isinstance(r, ClassificationRecord))
+        return "micro_f1" if several else "accuracy"
+    if isinstance(first, ExtractionRecord):
+        return "token_f1" if meta.task == "MRC-SE" else "span_f1"
+    return "triple_f1" if isinstance(first, RelationRecord) else "argument_c"
+
+
+def headline_items(record: Record) -> Set[Hashable]:
+    """Returns the set that a headline which is an F1 over sets compares: micro_f1, span_f1, triple_f1, argument_c.
+
+    A label; (label, place_of the span); (relation, head string, tail string); (event type, role, place_of the
+    argument). Strings are in NFC.
+    """
+    if isinstance(record, ClassificationRecord):
+        return {nfc(label) for label in record.labels}
+    if isinstance(record, ExtractionRecord):
+        return placed(record.spans)
+    if isinstance(record, RelationRecord):
+        return triples_of(record)
+    return event_sets(record)["argument_c"]
 
 
 def empty_predictions(gold: Sequence[Record]) -> list[Record]:
@@ -100,15 +127,15 @@ def baseline_predictions(gold: Sequence[Record], meta: DatasetMeta) -> list[Reco
     records = [record for record in gold if isinstance(record, ClassificationRecord)]
     if not records:
         return empty_predictions(gold)
-    if _options_vary(records, meta):
+    if options_vary(records, meta):
         positions = Counter(
-            _options(record, meta).index(label)
+            options_of(record, meta).index(label)
             for record in records
             for label in record.labels
-            if label in _options(record, meta)
+            if label in options_of(record, meta)
         )
         best = min(positions, key=lambda position: (-positions[position], position), default=0)
-        return [replace(record, labels=_options(record, meta)[best : best + 1]) for record in records]
+        return [replace(record, labels=options_of(record, meta)[best : best + 1]) for record in records]
     label_sets = Counter(tuple(sorted(record.labels)) for record in records)
     majority = min(label_sets, key=lambda labels: (-label_sets[labels], labels))
     return [replace(record, labels=majority) for record in records]
@@ -117,11 +144,11 @@ def baseline_predictions(gold: Sequence[Record], meta: DatasetMeta) -> list[Reco
 # --- sets and counts -------------------------------------------------------------------------------------------------
 
 
-def _nfc(text: str) -> str:
+def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-class _Counts:
+class Counts:
     """True positives, false positives and false negatives, added up over records (micro average)."""
 
     def __init__(self) -> None:
@@ -146,84 +173,92 @@ class _Counts:
         return {f"{name}_f1": self.f1(), f"{name}_precision": self.precision(), f"{name}_recall": self.recall()}
 
 
-def _place(span: Span) -> tuple[int, int, str]:
+def place_of(span: Span) -> tuple[int, int, str]:
     """Offsets alone where the span is in the text; otherwise its string keeps it apart from others that are not."""
-    return (span.start, span.end, "") if span.in_text else (-1, -1, _nfc(span.text))
+    return (span.start, span.end, "") if span.in_text else (-1, -1, nfc(span.text))
 
 
-def _placed(spans: Iterable[Span]) -> set[Hashable]:
-    return {(_nfc(span.label), _place(span)) for span in spans}
+def placed(spans: Iterable[Span]) -> set[Hashable]:
+    """(label, place_of) of each."""
+    return {(nfc(span.label), place_of(span)) for span in spans}
 
 
-def _worded(spans: Iterable[Span]) -> set[Hashable]:
-    return {(_nfc(span.label), _nfc(span.text)) for span in spans}
+def worded(spans: Iterable[Span]) -> set[Hashable]:
+    """(label, string) of each."""
+    return {(nfc(span.label), nfc(span.text)) for span in spans}
 
 
 # --- classification --------------------------------------------------------------------------------------------------
 
 
-def _options(record: ClassificationRecord, meta: DatasetMeta) -> tuple[str, ...]:
+def options_of(record: ClassificationRecord, meta: DatasetMeta) -> tuple[str, ...]:
+    """The labels that a record is asked about."""
     return meta.labels if record.label_set is None else record.label_set
 
 
-def _options_vary(records: Iterable[ClassificationRecord], meta: DatasetMeta) -> bool:
-    return len({frozenset(_options(record, meta)) for record in records}) > 1
+def options_vary(records: Iterable[ClassificationRecord], meta: DatasetMeta) -> bool:
+    return len({frozenset(options_of(record, meta)) for record in records}) > 1
 
 
-def _score_classification(
-    gold: Sequence[Record], predicted: Sequence[Record], meta: DatasetMeta
-) -> tuple[dict[str, float], str]:
+def _score_classification(gold: Sequence[Record], predicted: Sequence[Record], meta: DatasetMeta) -> dict[str, float]:
     """A label that was not asked makes its record wrong, and is a false positive, but never a new class."""
     golds = [record for record in gold if isinstance(record, ClassificationRecord)]
     num_correct = 0
-    micro, by_label = _Counts(), defaultdict[str, _Counts](_Counts)
+    micro, by_label = Counts(), defaultdict[str, Counts](Counts)
     for g, p in zip(golds, predicted, strict=True):
         assert isinstance(p, ClassificationRecord)
-        gold_labels = {_nfc(label) for label in g.labels}
-        predicted_labels = {_nfc(label) for label in p.labels}
-        asked = {_nfc(label) for label in _options(g, meta)} | gold_labels
+        gold_labels, predicted_labels = headline_items(g), headline_items(p)
+        asked = {nfc(label) for label in options_of(g, meta)} | gold_labels
         num_correct += gold_labels == predicted_labels
         micro.add(gold_labels, predicted_labels)
         for label in (gold_labels | predicted_labels) & asked:
             by_label[label].add(gold_labels & {label}, predicted_labels & {label})
-    several, vary = meta.task == "ET" or any(len(record.labels) != 1 for record in golds), _options_vary(golds, meta)
+    vary = options_vary(golds, meta)
     metrics = {"accuracy": num_correct / len(golds)}
-    if several or not vary:
+    if not vary or headline_name(gold, meta) == "micro_f1":
         metrics["micro_f1"] = micro.f1()
     if not vary:
         metrics["macro_f1"] = sum(counts.f1() for counts in by_label.values()) / len(by_label) if by_label else 0.0
-    return metrics, "micro_f1" if several else "accuracy"
+    return metrics
 
 
 # --- extraction ------------------------------------------------------------------------------------------------------
 
 
-def _score_extraction(
-    gold: Sequence[Record], predicted: Sequence[Record], meta: DatasetMeta
-) -> tuple[dict[str, float], str]:
+def _score_extraction(gold: Sequence[Record], predicted: Sequence[Record], meta: DatasetMeta) -> dict[str, float]:
     """In MRC-SE the question is the only label, so that labels are left out of the comparison."""
     reading = meta.task == "MRC-SE"
-    spans, strings = _Counts(), _Counts()
-    answers: list[tuple[tuple[str, ...], str]] = []
+    spans, strings = Counts(), Counts()
+    answers: list[tuple[Sequence[str], str]] = []
     for g, p in zip(gold, predicted, strict=True):
         assert isinstance(g, ExtractionRecord) and isinstance(p, ExtractionRecord)
         gold_spans, predicted_spans = (
             [replace(span, label="") for span in record.spans] if reading else record.spans for record in (g, p)
         )
-        spans.add(_placed(gold_spans), _placed(predicted_spans))
-        strings.add(_worded(gold_spans), _worded(predicted_spans))
+        spans.add(placed(gold_spans), placed(predicted_spans))
+        strings.add(worded(gold_spans), worded(predicted_spans))
         if reading:
-            joined = _join_spans(g, meta.language)
-            answers.append((g.answers or (joined,), _join_spans(p, meta.language)))
+            answers.append((_accepted(g, meta.language), _join_spans(p, meta.language)))
     metrics = spans.named("span") | {"string_f1": strings.f1()}
     if not reading:
-        return metrics, "span_f1"
-    exact, overlap = (cmrc_em, cmrc_f1) if meta.language == "zh" else (squad_em, squad_f1)
+        return metrics
+    exact = cmrc_em if meta.language == "zh" else squad_em
     metrics["em"] = _mean(_best(exact, accepted, given) for accepted, given in answers)
-    metrics["token_f1"] = _mean(_best(overlap, accepted, given) for accepted, given in answers)
+    metrics["token_f1"] = _mean(token_f1(g, p, meta.language) for g, p in zip(gold, predicted, strict=True))
     if meta.language == "zh":
         metrics["char_f1"] = _mean(_best(char_f1, accepted, given) for accepted, given in answers)
-    return metrics, "token_f1"
+    return metrics
+
+
+def token_f1(gold: Record, predicted: Record, language: str) -> float:
+    """Returns how much of an accepted answer of span reading was said: squad_f1, in Chinese cmrc_f1, of the best."""
+    assert isinstance(gold, ExtractionRecord) and isinstance(predicted, ExtractionRecord)
+    overlap = cmrc_f1 if language == "zh" else squad_f1
+    return _best(overlap, _accepted(gold, language), _join_spans(predicted, language))
+
+
+def _accepted(gold: ExtractionRecord, language: str) -> Sequence[str]:
+    return gold.answers or (_join_spans(gold, language),)
 
 
 def _join_spans(record: ExtractionRecord, language: str) -> str:
@@ -255,7 +290,7 @@ def squad_normalise(answer: str) -> str:
 
     Source: SQuAD's evaluate-v2.0.py.
     """
-    answer = _nfc(answer).lower().translate(_ASCII_PUNCTUATION)
+    answer = nfc(answer).lower().translate(_ASCII_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", answer).split())
 
 
@@ -306,7 +341,7 @@ def cmrc_segments(answer: str) -> list[str]:
 
 
 def _cmrc_bare(answer: str) -> str:
-    return "".join(char for char in _nfc(answer).lower().strip() if char not in _CMRC_PUNCTUATION)
+    return "".join(char for char in nfc(answer).lower().strip() if char not in _CMRC_PUNCTUATION)
 
 
 def _bag_f1(gold: Sequence[str], given: Sequence[str]) -> float:
@@ -330,49 +365,50 @@ def _longest_common_run(left: Sequence[str], right: Sequence[str]) -> int:
 # --- relations and events --------------------------------------------------------------------------------------------
 
 
-def _score_relations(gold: Sequence[Record], predicted: Sequence[Record]) -> tuple[dict[str, float], str]:
+def _score_relations(gold: Sequence[Record], predicted: Sequence[Record]) -> dict[str, float]:
     """A triple is (relation, head string, tail string), as questions name mentions by their strings."""
-    triples, spans, strings = _Counts(), _Counts(), _Counts()
+    triples, spans, strings = Counts(), Counts(), Counts()
     for g, p in zip(gold, predicted, strict=True):
         assert isinstance(g, RelationRecord) and isinstance(p, RelationRecord)
-        triples.add(_triples(g), _triples(p))
-        spans.add(_placed(g.entities), _placed(p.entities))
-        strings.add(_worded(g.entities), _worded(p.entities))
-    return triples.named("triple") | spans.named("span") | {"string_f1": strings.f1()}, "triple_f1"
+        triples.add(triples_of(g), triples_of(p))
+        spans.add(placed(g.entities), placed(p.entities))
+        strings.add(worded(g.entities), worded(p.entities))
+    return triples.named("triple") | spans.named("span") | {"string_f1": strings.f1()}
 
 
-def _triples(record: RelationRecord) -> set[tuple[str, str, str]]:
-    texts = [_nfc(entity.text) for entity in record.entities]
-    return {(_nfc(relation.label), texts[relation.head], texts[relation.tail]) for relation in record.relations}
+def triples_of(record: RelationRecord) -> set[Hashable]:
+    """(relation, head string, tail string) of each."""
+    texts = [nfc(entity.text) for entity in record.entities]
+    return {(nfc(relation.label), texts[relation.head], texts[relation.tail]) for relation in record.relations}
 
 
-def _score_events(gold: Sequence[Record], predicted: Sequence[Record]) -> tuple[dict[str, float], str]:
+def _score_events(gold: Sequence[Record], predicted: Sequence[Record]) -> dict[str, float]:
     """Trigger: offsets (i), event type (c). Argument: event type and offsets (i), role (c). As in OneIE (2020)."""
-    counts = {name: _Counts() for name in ("trigger_i", "trigger_c", "argument_i", "argument_c")}
-    spans, strings = _Counts(), _Counts()
+    counts = {name: Counts() for name in ("trigger_i", "trigger_c", "argument_i", "argument_c")}
+    spans, strings = Counts(), Counts()
     for g, p in zip(gold, predicted, strict=True):
         assert isinstance(g, EventRecord) and isinstance(p, EventRecord)
-        gold_sets, predicted_sets = _event_sets(g), _event_sets(p)
+        gold_sets, predicted_sets = event_sets(g), event_sets(p)
         for name, count in counts.items():
             count.add(gold_sets[name], predicted_sets[name])
         spans.add(gold_sets["span"], predicted_sets["span"])
         strings.add(gold_sets["string"], predicted_sets["string"])
-    metrics = {name: count.f1() for name, count in counts.items()} | spans.named("span") | {"string_f1": strings.f1()}
-    return metrics, "argument_c"
+    return {name: count.f1() for name, count in counts.items()} | spans.named("span") | {"string_f1": strings.f1()}
 
 
-def _event_sets(record: EventRecord) -> dict[str, set[Hashable]]:
+def event_sets(record: EventRecord) -> dict[str, set[Hashable]]:
+    """By trigger_i, trigger_c, argument_i, argument_c, span and string: what each compares."""
     sets: dict[str, set[Hashable]] = defaultdict(set)
     for event in record.events:
-        kind, trigger = _nfc(event.type), _place(event.trigger)
+        kind, trigger = nfc(event.type), place_of(event.trigger)
         sets["trigger_i"].add(trigger)
         sets["trigger_c"].add((kind, trigger))
         sets["span"].add((kind, trigger))
-        sets["string"].add((kind, _nfc(event.trigger.text)))
+        sets["string"].add((kind, nfc(event.trigger.text)))
         for argument in event.arguments:
-            role, place = _nfc(argument.label), _place(argument)
+            role, place = nfc(argument.label), place_of(argument)
             sets["argument_i"].add((kind, place))
             sets["argument_c"].add((kind, role, place))
             sets["span"].add((kind, role, place))
-            sets["string"].add((kind, role, _nfc(argument.text)))
+            sets["string"].add((kind, role, nfc(argument.text)))
     return sets

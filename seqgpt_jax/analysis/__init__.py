@@ -1,0 +1,1 @@
+"""What stands behind a score: counts by record, intervals, breakdowns, kinds of errors, comparisons. No jax."""
