@@ -312,8 +312,8 @@ class SeqGPT:
         reading = Reading(self.calibration, *_limits(self.calibration, abstain_below))
         answerer = self.answerer
         pools = pools_of(requests, examples, max_examples)
-        limit = answerer.decode.max_prompt_tokens
-        planner = Planner(answerer.vocabulary, answerer.format, limit, long, with_examples=any(pools))
+        limits = answerer.decode.max_prompt_tokens, answerer.decode.max_extract_labels
+        planner = Planner(answerer.vocabulary, answerer.format, *limits, long, any(pools))
         plans = [planner.plan(request) for request in requests]
         pieces = sorted(
             ((i, window) for i, plan in enumerate(plans) for window in plan.windows),
@@ -410,8 +410,8 @@ class SeqGPT:
         while unfinished:
             questions: list[tuple[int, AtomicExample]] = []
             for i in unfinished:
-                known = [answer.example for answer in answered[i]]
-                for question in evaluation_questions(ask_next(records[i], metas[i], known, split)):
+                asked = ask_next(records[i], metas[i], [answer.example for answer in answered[i]], split)
+                for question in evaluation_questions(asked, self.answerer.decode.max_extract_labels):
                     questions.append((i, question))
             unfinished = list(dict.fromkeys(i for i, _ in questions))
             answers = self.answerer.answer(

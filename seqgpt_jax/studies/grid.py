@@ -34,6 +34,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.studies.measures import check_measure
 
 _NAME = re.compile(r"[\w.+]+")  # of values and shared trainings: parts of folder names, put together with -
 OWN = "own"
@@ -46,7 +47,7 @@ class Value:
     name: str
     gin: tuple[str, ...] = ()
     recipe: str | None = None
-    shared: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    shared: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     options: tuple[str, ...] = ()
     x: float | None = None
     measure: str | None = None
@@ -286,6 +287,13 @@ class _Parser:
                     if name not in study.shared:
                         place = f"axis '{each.name}': value '{value.name}': shared.{name}"
                         raise self.error(place, "no such shared training", f"there is {_or(list(study.shared))}")
+        named = [value.measure for each in study.axes for value in each.values if value.measure]
+        for measure in (*study.measures, *named):
+            if measure != OWN or measure in named:
+                try:
+                    check_measure(measure)
+                except UserError as error:
+                    raise UserError(f"{self.file}: {error}") from None
         if OWN in study.measures:
             baselines = {study.baseline_of(cell) for cell in study.cells}
             missing = [cell.name for cell in study.cells if cell not in baselines and not cell.measure]

@@ -6,9 +6,9 @@ A measure is the mean over languages of the mean over tasks of the mean headline
     en, zh, NER ...   those of a language or a task; en/NER those of both
     classification    every choice (CLS, SA, ID, NLI, ET, MRC-MC); extraction: all others
 
-Intervals are 95% percentile intervals of a bootstrap over the records of each dataset and over the seeds. A draw takes
-the same records and the same seeds for every cell, so differences are paired: Efron and Tibshirani, An Introduction to
-the Bootstrap (1993), chapter 13. Few seeds draw few different sets: what seeds add is then underestimated.
+Intervals are those of analysis/bootstrap.py, over the records of each dataset and over the seeds. A draw takes the same
+records and the same seeds for every cell, so differences are paired. Of few seeds there are few different draws: what
+seeds add is then underestimated.
 """
 
 from __future__ import annotations
@@ -22,42 +22,39 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from seqgpt_jax.analysis import bootstrap
+from seqgpt_jax.analysis.record_counts import RecordCounts
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.records import LANGUAGES, TASKS
 
 Floats: TypeAlias = npt.NDArray[np.float64]
-NUM_DRAWS = 2000
 GROUPS = ("classification", "extraction")
 
 
 @dataclass(frozen=True)
 class JudgedDataset:
-    """One dataset of an evaluation. counts [records, 3]: true positives, predicted, gold, of which F1 = 2tp / (p + g)
-    is the headline. baseline: what the majority answer, or copying nothing, scores."""
+    """One dataset of an evaluation. baseline: the headline of the majority answer, or of copying nothing."""
 
     name: str
     language: str
     task: str
     kind: str
-    ids: tuple[str, ...]
-    counts: Floats
+    counts: RecordCounts
     baseline: float
 
 
 def read_evaluation(file: Path) -> dict[str, JudgedDataset]:
-    """The datasets of a report.json of `seqgpt eval`, by name. UserError for anything else."""
+    """The datasets of a report.json of `seqgpt eval` that have records, by name. UserError for anything else."""
     try:
-        return {fields["name"]: _dataset(fields) for fields in json.loads(file.read_text("utf-8"))["datasets"]}
+        datasets = [_dataset(fields) for fields in json.loads(file.read_text("utf-8"))["datasets"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: no report of an evaluation ({error!r}; remove it, and it is made again)") from None
+    return {dataset.name: dataset for dataset in datasets if dataset.counts.ids}
 
 
 def _dataset(fields: Mapping[str, Any]) -> JudgedDataset:
-    counts = np.array(fields["counts"]["counts"], dtype=np.float64).reshape(-1, 3)
-    return JudgedDataset(
-        fields["name"], fields["language"], fields["task"], fields["kind"], tuple(fields["counts"]["ids"]), counts,
-        fields["baseline"],
-    )  # fmt: skip
+    named = [fields[name] for name in ("name", "language", "task", "kind")]
+    return JudgedDataset(*named, RecordCounts.from_dict(fields["counts"]), fields["baseline"])
 
 
 def check_measure(measure: str) -> None:
@@ -93,23 +90,18 @@ class Draws:
     evaluations: of every cell and seed, by any key. UserError where two were judged on other records or datasets.
     """
 
-    def __init__(self, evaluations: Mapping[Any, Mapping[str, JudgedDataset]], num_draws: int = NUM_DRAWS) -> None:
+    def __init__(self, evaluations: Mapping[str, Mapping[str, JudgedDataset]]) -> None:
         first = next(iter(evaluations.values()))
         for key, datasets in evaluations.items():
             for name in first.keys() | datasets.keys():
-                if name not in first or name not in datasets or first[name].ids != datasets[name].ids:
+                if name not in first or name not in datasets or first[name].counts.ids != datasets[name].counts.ids:
                     raise UserError(f"{key}: judged on other records of {name} (evaluate all cells with one setting)")
         self.evaluations, self.datasets = evaluations, first
-        rng = np.random.default_rng(0)
-        self._weights = {}  # dataset -> [1 + draws, records]: how often each record is drawn; first, each once
-        for name in sorted(first):
-            num = len(first[name].ids)
-            drawn = rng.multinomial(num, np.full(num, 1 / num), size=num_draws) if num else np.zeros((num_draws, 0))
-            self._weights[name] = np.concatenate([np.ones((1, num)), drawn])
-        self._seeds = rng.random((num_draws, len(evaluations)))  # where in the list of seeds each draw takes its own
-        self._headlines: dict[tuple[Any, str], Floats] = {}
+        # Where in the list of seeds each draw takes its own.
+        self._seeds = np.random.default_rng(0).random((bootstrap.NUM_RESAMPLES, len(evaluations)))
+        self._headlines: dict[tuple[str, str], Floats] = {}
 
-    def scores(self, key: Any, measure: str) -> Floats | None:
+    def scores(self, key: str, measure: str) -> Floats | None:
         """[1 + draws]: the measure of one cell and seed on all records, then by draw. None: no dataset is of it."""
         names = [name for name, dataset in self.datasets.items() if _is_of(dataset, measure)]
         if not names:
@@ -123,11 +115,10 @@ class Draws:
             return None
         return float(self._mean({name: np.array([self.datasets[name].baseline]) for name in names})[0])
 
-    def _headline(self, key: Any, name: str) -> Floats:
+    def _headline(self, key: str, name: str) -> Floats:
         if (key, name) not in self._headlines:
-            sums = self._weights[name] @ self.evaluations[key][name].counts
-            total = sums[:, 1] + sums[:, 2]
-            self._headlines[key, name] = np.divide(2 * sums[:, 0], total, out=np.zeros_like(total), where=total > 0)
+            counts = self.evaluations[key][name].counts
+            self._headlines[key, name] = np.concatenate([[counts.headline], bootstrap.resample(counts, name)])
         return self._headlines[key, name]
 
     def _mean(self, headlines: Mapping[str, Floats]) -> Floats:
@@ -136,12 +127,8 @@ class Draws:
         for name, values in headlines.items():
             dataset = self.datasets[name]
             groups.setdefault(dataset.language, {}).setdefault(dataset.task, []).append(values)
-        means = [_average([_average(values) for values in tasks.values()]) for tasks in groups.values()]
-        return _average(means)
-
-    def estimate(self, by_seed: Sequence[Floats]) -> Estimate:
-        """The mean over seeds of what is given a seed, each [1 + draws]; draws take seeds with replacement."""
-        return interval(self.over_seeds(by_seed))
+        means = [bootstrap.mean([bootstrap.mean(each) for each in tasks.values()]) for tasks in groups.values()]
+        return bootstrap.mean(means)
 
     def over_seeds(self, by_seed: Sequence[Floats]) -> Floats:
         """[1 + draws]: the mean over all seeds, then over those of each draw."""
@@ -154,8 +141,7 @@ class Draws:
 
 def interval(values: Floats) -> Estimate:
     """values: the number itself, then the same of each draw."""
-    low, high = np.percentile(values[1:], [2.5, 97.5])
-    return Estimate(float(values[0]), float(low), float(high))
+    return Estimate(float(values[0]), *bootstrap.interval(values[1:]))
 
 
 @dataclass(frozen=True)
@@ -177,7 +163,3 @@ def fit_log(x: Sequence[float], scores: Sequence[Floats]) -> LogFit:
     total = float(spread @ spread)
     r2 = 1 - float(residual @ residual) / total if total else 0.0
     return LogFit(float(a[0]), float(b[0]), r2, interval(b * np.log(2)))
-
-
-def _average(values: Sequence[Floats]) -> Floats:
-    return np.mean(np.stack(values), axis=0)

@@ -115,7 +115,7 @@ class _Reader:
             reference=reference,
             failures=self.failures,
             unfinished=self.unfinished,
-            num_records=sum(len(dataset.ids) for dataset in datasets),
+            num_records=sum(len(dataset.counts.ids) for dataset in datasets),
             num_datasets=len(datasets),
             seconds=self.seconds,
         )
