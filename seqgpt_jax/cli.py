@@ -80,10 +80,6 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data(evaluate)
     evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"), help="default: test")
     evaluate.add_argument("--limit", type=count, metavar="N", help="records a dataset, the same ones for every model")
-    evaluate.add_argument(
-        "--max_extract_labels", type=count, default=6, metavar="N", help="labels in one extraction prompt (default: 6)"
-    )
-    evaluate.add_argument("--unconstrained", action="store_true", help="score what the model writes by itself")
     evaluate.add_argument("--out", type=Path, metavar="FILE.json", help="write the scores here too")
 
     calibrate = add_command(
@@ -191,14 +187,12 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _eval(options: argparse.Namespace) -> None:
-    from seqgpt_jax.answering import DecodeConfig
     from seqgpt_jax.evaluation import evaluate
     from seqgpt_jax.predictor import SeqGPT
     from seqgpt_jax.report import section_to_dict, section_to_text
 
     datasets = _datasets(options)
-    decode = DecodeConfig(max_extract_labels=options.max_extract_labels, constrained=not options.unconstrained)
-    predictor = SeqGPT.from_pretrained(options.model, decode=decode)
+    predictor = SeqGPT.from_pretrained(options.model)
     evaluation = evaluate(predictor, datasets, options.split, options.limit)
     print(section_to_text(options.mixture or str(options.data), evaluation))
     if options.out:

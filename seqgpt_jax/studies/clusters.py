@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -55,7 +56,10 @@ class CellTask:
     def __call__(self) -> None:
         """Runs the command with this Python. CalledProcessError where it fails."""
         command = [sys.executable, "-m", "seqgpt_jax.cli", *self.command[1:]]
-        self._process = subprocess.Popen(command)
+        # SLURM may send all processes of a step the signal by which submitit saves: ours is to get SIGTERM instead.
+        handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        self._process = subprocess.Popen(command, start_new_session=True)
+        signal.signal(signal.SIGUSR2, handler)
         code = self._process.wait()
         if code:
             raise subprocess.CalledProcessError(code, self.command)
@@ -89,8 +93,8 @@ def submit_slurm(
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         executor.update_parameters(**parameters)
-    except (NameError, TypeError, ValueError) as error:
-        raise UserError(f"--launch: {' '.join(str(error).split())} (see the documentation of submitit)") from None
+    except (AssertionError, NameError, TypeError, ValueError) as error:
+        raise UserError(f"--launch: {str(error).splitlines()[0]} (see submitit's AutoExecutor)") from None
     except RuntimeError as error:
         raise UserError(f"--launcher slurm: {error} (run it where sbatch is)") from None
     with executor.batch():

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_PALETTE = ("#718096", "#2f855a", "#6b46c1", "#b83280", "#b7791f", "#0987a0")
 _SHIFT = 0.8  # of the room between two values, for all the bars of a group
 
 
@@ -61,7 +62,7 @@ def _lines(results: Results, measure: str, label: str | None) -> list[_Line]:
 
 
 def _colour(line: _Line, number: int) -> str:
-    return COLOURS.get(line.label, f"C{number + 2}")
+    return COLOURS.get(line.label, _PALETTE[number % len(_PALETTE)])
 
 
 def _draw_lines(results: Results, lines: Sequence[_Line], path: Path) -> None:
@@ -110,8 +111,8 @@ def _draw_own(results: Results, rows: Sequence[Row], path: Path) -> None:
     width = _SHIFT / 2
     places = np.arange(len(rows))
     for shift, colour, label, estimates in (
-        (-width / 2, "0.7", "baseline", [row.baseline for row in rows]),
-        (width / 2, "C2", "the cell", [row.score for row in rows]),
+        (-width / 2, _PALETTE[0], "baseline", [row.baseline for row in rows]),
+        (width / 2, _PALETTE[1], "the cell", [row.score for row in rows]),
     ):
         found = [each for each in estimates if each]
         axes.bar(places + shift, [each.value for each in found], width * 0.92, color=colour, label=label)
@@ -136,5 +137,5 @@ def _intervals(axes: Axes, x: Sequence[float] | np.ndarray, rows: Sequence[Row],
 def _finish(results: Results, figure: Figure, axes: Axes, path: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.set_title(written(results.study.title), loc="left", fontsize=11)
-    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2)
+    figure.legend(frameon=False, fontsize=9, loc="outside lower left", ncols=1 if results.fits else 4)
     figure.savefig(path, dpi=DPI)

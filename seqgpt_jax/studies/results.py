@@ -163,7 +163,7 @@ class _Reader:
         if cell == self.study.baseline_of(cell):
             return "baseline"
         if difference is None:
-            return "no baseline yet"
+            return "no common seed"
         if not difference.shows:
             return "no signal"
         return "higher" if difference.value > 0 else "lower"
