@@ -13,21 +13,17 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import absl.logging
 
-from seqgpt_jax.cli_arguments import add_bindings, add_command, add_model, add_recipe, byte_size, count, share
+from seqgpt_jax.cli_arguments import add_bindings, add_command, add_model, add_recipe, byte_size, count
 from seqgpt_jax.cli_data import add_data_command
+from seqgpt_jax.cli_eval import add_eval_commands
 from seqgpt_jax.cli_predict import add_predict_command
 from seqgpt_jax.cli_study import add_study_command
 from seqgpt_jax.cli_train import add_finetune_command, add_train_command
 from seqgpt_jax.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from seqgpt_jax.host_memory import keep_freed_memory
-from seqgpt_jax.whole import write_json
-
-if TYPE_CHECKING:
-    from seqgpt_jax.data.datasets import Dataset
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,30 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument("--stage", metavar="NAME", help="the stage whose step it is (default: the first)")
     plan.add_argument("--json", action="store_true", help="print one JSON object")
 
-    evaluate = add_command(
-        commands, "eval", _eval, "score a model on a mixture or on folders of records",
-        "seqgpt eval --model runs/quickstart --mixture mini_held_out --limit 50 --out scores.json",
-    )  # fmt: skip
-    add_model(evaluate)
-    _add_data(evaluate)
-    evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"), help="default: test")
-    evaluate.add_argument("--limit", type=count, metavar="N", help="records a dataset, the same ones for every model")
-    evaluate.add_argument("--out", type=Path, metavar="FILE.json", help="write the scores here too")
-
-    calibrate = add_command(
-        commands, "calibrate", _calibrate, "fit how far a model's probabilities can be trusted, and keep it beside it",
-        "seqgpt calibrate --model runs/quickstart --mixture mini_held_out --precision 0.9",
-    )  # fmt: skip
-    add_model(calibrate)
-    _add_data(calibrate)
-    calibrate.add_argument(
-        "--split", default="validation", choices=("train", "validation", "test"), help="default: validation"
-    )
-    calibrate.add_argument("--limit", type=count, metavar="N", help="records a dataset")
-    calibrate.add_argument(
-        "--precision", type=share, metavar="SHARE", help="also find what to leave out, so that so much is right"
-    )
-
+    add_eval_commands(commands)
     add_study_command(commands)
     add_predict_command(commands)
 
@@ -148,20 +121,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    data = parser.add_mutually_exclusive_group(required=True)
-    data.add_argument("--mixture", metavar="NAME", help="such as mini_held_out, held_out, held_in_zh, held_out_en_ner")
-    data.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="one dataset folder (meta.json inside), or a tree of them"
-    )
-
-
-def _datasets(options: argparse.Namespace) -> list[Dataset]:
-    from seqgpt_jax.data.mixtures import find_folder_datasets, resolve_mixture
-
-    return find_folder_datasets(options.data) if options.data else resolve_mixture(options.mixture, None)
-
-
 def _add_out(parser: argparse.ArgumentParser, dtype: str | None) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a directory that does not exist yet")
     parser.add_argument(
@@ -184,29 +143,6 @@ def _plan(options: argparse.Namespace) -> None:
     topology = parse_topology(options.topology)
     plan = make_plan(load_recipe(options.recipe, options.gin), topology, options.stage)
     print(json.dumps(plan_to_dict(plan)) if options.json else plan_to_text(plan))
-
-
-def _eval(options: argparse.Namespace) -> None:
-    from seqgpt_jax.evaluation import evaluate
-    from seqgpt_jax.predictor import SeqGPT
-    from seqgpt_jax.report import section_to_dict, section_to_text
-
-    datasets = _datasets(options)
-    predictor = SeqGPT.from_pretrained(options.model)
-    evaluation = evaluate(predictor, datasets, options.split, options.limit)
-    print(section_to_text(options.mixture or str(options.data), evaluation))
-    if options.out:
-        write_json(options.out, section_to_dict(evaluation))
-
-
-def _calibrate(options: argparse.Namespace) -> None:
-    from seqgpt_jax.calibration_fit import calibrate
-    from seqgpt_jax.predictor import SeqGPT, model_directory
-
-    datasets, directory = _datasets(options), model_directory(Path(options.model))
-    predictor = SeqGPT.from_pretrained(directory)
-    print(calibrate(predictor, datasets, directory, options.split, options.limit, options.precision))
-    print(f"wrote calibration.json and calibration.png into {directory}")
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -49,6 +49,12 @@ def count(text: str) -> int:
     return int(text)
 
 
+def whole_number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
 def positive(text: str) -> float:
     value = _number(text)
     if not 0 < value < float("inf"):

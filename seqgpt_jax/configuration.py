@@ -1,4 +1,5 @@
-"""Recipes in gin: the only module that touches gin. Gives gin the dataclasses of recipe.py and builds one from a file.
+"""Recipes and evaluations in gin: the only module that touches gin. Gives gin the dataclasses of recipe.py and builds
+one from a file.
 
     include "models/bloom_nano.gin"                       found beside the file, or among ours
     recipe.stages = [@synthetic/stage(), @mini_real/stage()]
@@ -26,7 +27,7 @@ from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.lora import LoraConfig
 from seqgpt_jax.models.loss import LossConfig
 from seqgpt_jax.negatives import AskConfig
-from seqgpt_jax.recipe import Recipe
+from seqgpt_jax.recipe import EvaluationSettings, Recipe
 from seqgpt_jax.training.optimizers import OptimizerConfig
 
 SECTIONS: Mapping[str, type] = {
@@ -42,7 +43,7 @@ SECTIONS: Mapping[str, type] = {
     "checkpoint": settings.CheckpointSettings,
     "stage": settings.Stage,
     "optimizer": OptimizerConfig,
-    "evaluation": settings.EvaluationSettings,
+    "evaluation": EvaluationSettings,
 }
 
 _PARTS_OF_RECIPE = ("model", "tokenizer", "prompt", "data", "mesh", "loss", "checkpoint")
@@ -57,33 +58,33 @@ _MODULE = "seqgpt"
 _MACRO = "gin.macro"
 for _name, _class in SECTIONS.items():
     gin.external_configurable(_class, name=_name, module=_MODULE)
-_build_recipe = gin.get_configurable("recipe")
+_build_recipe, _build_evaluation = gin.get_configurable("recipe"), gin.get_configurable("evaluation")
 # Includes are plain files; gin's second reader would look inside Python packages and log an error for every miss.
 gin_state._FILE_READERS[:] = [(open, os.path.isfile)]
 
 
 def gin_folder() -> Path:
-    """The folder with our models/, stages/ and recipes/: of the source checkout, or of the installed package."""
+    """The folder with our models/, stages/, recipes/ and eval/: of the source checkout, or of the installed package."""
     checkout = Path(__file__).resolve().parent.parent / "gin"
     return checkout if (checkout / "recipes").is_dir() else Path(sys.prefix) / "share" / "seqgpt_jax" / "gin"
 
 
-def find_recipe(path: str | Path) -> Path:
+def find_recipe(path: str | Path, folder: str = "recipes") -> Path:
     """The file as named, or else among ours: gin/recipes/real.gin, recipes/real.gin, real.gin or real.
 
-    Raises UserError with close matches.
+    folder: that of ours. Raises UserError with close matches.
     """
     name = Path(path)
     if name.is_file():
         return name
     if not name.is_absolute():
         inside = Path(*name.parts[1:]) if name.parts[:1] == ("gin",) else name
-        for candidate in (inside, Path("recipes") / inside, Path("recipes") / f"{inside}.gin"):
+        for candidate in (inside, Path(folder) / inside, Path(folder) / f"{inside}.gin"):
             if (gin_folder() / candidate).is_file():
                 return gin_folder() / candidate
-    ours = [file.stem for file in sorted((gin_folder() / "recipes").glob("*.gin"))]
+    ours = [file.stem for file in sorted((gin_folder() / folder).glob("*.gin"))]
     close = difflib.get_close_matches(name.stem, ours, n=3, cutoff=0.5) or ours
-    raise UserError(f"{path}: no such recipe file (ours are {', '.join(f'recipes/{stem}.gin' for stem in close)})")
+    raise UserError(f"{path}: no such gin file (ours are {', '.join(f'{folder}/{stem}.gin' for stem in close)})")
 
 
 def load_recipe(path: str | Path, bindings: Sequence[str] = ()) -> Recipe:
@@ -92,7 +93,33 @@ def load_recipe(path: str | Path, bindings: Sequence[str] = ()) -> Recipe:
     Raises UserError, one line, for a file that cannot be read or parsed, names that are unknown (with close
     matches), values that are missing (NAME = %gin.REQUIRED) or of the wrong type, and bindings that change nothing.
     """
-    file = find_recipe(path)
+    _parse(find_recipe(path), path, bindings)
+    try:
+        recipe = _build_recipe()
+    except Exception as error:
+        raise _explained(error, str(path)) from None
+    _check_all_used(path, bindings)
+    return recipe
+
+
+def load_evaluation(path: str | Path) -> EvaluationSettings:
+    """The one evaluation of a gin file, such as eval/held_out.gin; UserError as from load_recipe."""
+    _parse(find_recipe(path, "eval"), path, ())
+    scopes = sorted({scope for scope, selector, _ in _bindings() if selector.endswith(".evaluation")})
+    if len(scopes) != 1:
+        names = f" ({', '.join(scopes)})" if scopes else ""
+        raise UserError(f"{path}: holds {len(scopes)} evaluations{names}, not one (gin/eval/held_out.gin shows how)")
+    try:
+        with gin.config_scope(scopes[0]):
+            evaluation = _build_evaluation()
+    except Exception as error:
+        raise _explained(error, str(path)) from None
+    _check_all_used(path, ())
+    return evaluation
+
+
+def _parse(file: Path, path: str | Path, bindings: Sequence[str]) -> None:
+    """Reads a gin file, named `path` in errors, with bindings on top, in place of all that gin knew."""
     gin.clear_config(clear_constants=True)
     gin_state._LOCATION_PREFIXES[:] = ["", f"{file.parent}/", f"{gin_folder()}/"]
     try:
@@ -106,12 +133,6 @@ def load_recipe(path: str | Path, bindings: Sequence[str] = ()) -> Recipe:
         except Exception as error:
             raise _explained(error, f"--gin '{binding}'") from None
     _check_required(path)
-    try:
-        recipe = _build_recipe()
-    except Exception as error:
-        raise _explained(error, str(path)) from None
-    _check_all_used(path, bindings)
-    return recipe
 
 
 def operative_config_str() -> str:

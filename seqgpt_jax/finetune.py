@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from seqgpt_jax import hf
+from seqgpt_jax.averages import Evaluation
 from seqgpt_jax.configuration import load_recipe
 from seqgpt_jax.data.own import OwnData
-from seqgpt_jax.evaluation import Evaluation
 from seqgpt_jax.pipeline import evaluation_datasets, judge, run_recipe
 from seqgpt_jax.predictor import SeqGPT, model_directory
 from seqgpt_jax.recipe import Recipe
@@ -43,7 +43,7 @@ def finetune(own: OwnData, model: str, run_dir: Path, choices: Choices, **run: A
     UserError as from run_recipe and load_recipe.
     """
     recipe = finetune_recipe(own, model, choices)
-    before = judge(SeqGPT.from_pretrained(model), recipe, evaluation_datasets(recipe))
+    before = judge(SeqGPT.from_pretrained(model), recipe, evaluation_datasets(recipe), name=model)
     after = run_recipe(recipe, run_dir, before={f"{name}{BEFORE}": each for name, each in before.items()}, **run)
     if is_main():
         print("\n".join(["\nBefore and after:", *(f"  {line}" for line in before_and_after(before, after))]))

@@ -94,7 +94,7 @@ def headline_items(record: Record) -> Set[Hashable]:
     argument). Strings are in NFC.
     """
     if isinstance(record, ClassificationRecord):
-        return {nfc(label) for label in record.labels}
+        return set[Hashable](label_set(record))
     if isinstance(record, ExtractionRecord):
         return placed(record.spans)
     if isinstance(record, RelationRecord):
@@ -191,6 +191,10 @@ def worded(spans: Iterable[Span]) -> set[Hashable]:
 # --- classification --------------------------------------------------------------------------------------------------
 
 
+def label_set(record: ClassificationRecord) -> set[str]:
+    return {nfc(label) for label in record.labels}
+
+
 def options_of(record: ClassificationRecord, meta: DatasetMeta) -> tuple[str, ...]:
     """The labels that a record is asked about."""
     return meta.labels if record.label_set is None else record.label_set
@@ -207,7 +211,7 @@ def _score_classification(gold: Sequence[Record], predicted: Sequence[Record], m
     micro, by_label = Counts(), defaultdict[str, Counts](Counts)
     for g, p in zip(golds, predicted, strict=True):
         assert isinstance(p, ClassificationRecord)
-        gold_labels, predicted_labels = headline_items(g), headline_items(p)
+        gold_labels, predicted_labels = label_set(g), label_set(p)
         asked = {nfc(label) for label in options_of(g, meta)} | gold_labels
         num_correct += gold_labels == predicted_labels
         micro.add(gold_labels, predicted_labels)

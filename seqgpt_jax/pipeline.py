@@ -7,17 +7,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from seqgpt_jax import hf
+from seqgpt_jax.averages import Evaluation
 from seqgpt_jax.configuration import operative_config_str
 from seqgpt_jax.data.datasets import Dataset, sample_records
 from seqgpt_jax.data.mixtures import resolve_mixture
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.evaluation import Evaluation, datasets_with, evaluate
+from seqgpt_jax.evaluation import datasets_with, evaluate
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.occurrences import normalise_text
 from seqgpt_jax.predictor import SeqGPT
 from seqgpt_jax.recipe import EvaluationSettings, Recipe
 from seqgpt_jax.records import ClassificationRecord, ExtractionRecord, Record, RelationRecord
-from seqgpt_jax.report import few_shot_note, section_to_text, write_report
+from seqgpt_jax.report import few_shot_note, write_report
+from seqgpt_jax.sections import section_to_text
 from seqgpt_jax.training.checkpoints import load_run, newest_stage
 from seqgpt_jax.training.hosts import is_main
 from seqgpt_jax.training.loop import train
@@ -60,7 +62,7 @@ def run_recipe(
         resume=resume,
     )
     predictor = SeqGPT(result.model, result.vocabulary, prompt_format=recipe.prompt.format)
-    sections = judge(predictor, recipe, mixtures, run_dir / "predictions" if is_main() else None)
+    sections = judge(predictor, recipe, mixtures, run_dir / "predictions" if is_main() else None, str(run_dir))
     examples = [
         list(example_predictions(predictor, mixtures[settings.name], settings.split))
         for settings in recipe.evaluations[-1:]
@@ -86,12 +88,23 @@ def evaluation_datasets(recipe: Recipe) -> dict[str, list[Dataset]]:
 
 
 def judge(
-    predictor: SeqGPT, recipe: Recipe, mixtures: Mapping[str, list[Dataset]], predictions_dir: Path | None = None
+    predictor: SeqGPT,
+    recipe: Recipe,
+    mixtures: Mapping[str, list[Dataset]],
+    predictions_dir: Path | None = None,
+    name: str | None = None,
 ) -> dict[str, Evaluation]:
-    """The recipe's evaluations of a model, by name. mixtures: of evaluation_datasets."""
+    """The recipe's evaluations of a model, by name. mixtures: of evaluation_datasets. name: of the model."""
     return {
         settings.name: evaluate(
-            predictor, mixtures[settings.name], settings.split, settings.limit, predictions_dir, progress=is_main()
+            predictor,
+            mixtures[settings.name],
+            settings.split,
+            settings.limit,
+            predictions_dir,
+            progress=is_main(),
+            seed=settings.seed,
+            name=name,
         )
         for settings in recipe.evaluations
     }
@@ -103,8 +116,8 @@ def make_evaluator(recipe: Recipe) -> Evaluator:
 
     def evaluator(model: Decoder, vocabulary: Vocabulary, settings: EvaluationSettings) -> dict[str, float]:
         predictor = SeqGPT(model, vocabulary, prompt_format=recipe.prompt.format)
-        datasets, split, limit = mixtures[settings], settings.split, settings.limit
-        evaluation = evaluate(predictor, datasets, split, limit, progress=is_main(), num_unconstrained=0)
+        datasets, split, limit, seed = mixtures[settings], settings.split, settings.limit, settings.seed
+        evaluation = evaluate(predictor, datasets, split, limit, progress=is_main(), num_unconstrained=0, seed=seed)
         return evaluation.summary()
 
     return evaluator

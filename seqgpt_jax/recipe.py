@@ -158,6 +158,7 @@ class EvaluationSettings(Checked):
     mixture: str
     split: str = "test"
     limit: int | None = None  # records a dataset, the same ones for every model; None: all
+    seed: int = 0  # of the choice of these records
 
     def check(self) -> None:
         self.at_least(1, "limit")

@@ -1,42 +1,39 @@
-"""The report of a run: report.json for programs, report.md and figures for people, a table for the terminal.
+"""The reports of a run and of `seqgpt eval`: JSON for programs, Markdown and figures for people.
 
-What the numbers mean: evaluation.py and metrics.py. What is written:
+A run directory:
 
     report.json   stages [{name, steps, loss_first, loss_last, tokens_per_second ..., data {mixture, examples, tokens,
                   cut, dropped, leaked, surplus, datasets [...]}}], protocol ("few_shot" where any stage trained on
-                  held-out datasets, else "zero_shot"), an object a section (held_out):
-                  classification {accuracy, majority_baseline}, extraction {span_f1, copying_nothing}, both with the
-                  rates without constraints {parse_error_rate, unasked_rate; hallucination_rate}, per_language {en, zh:
-                  score, baseline, both groups, per_task}, per_task {NER: {en, zh}}, datasets [...]
-    eval/         <section>.json: each section alone
+                  held-out datasets, else "zero_shot"), an object a section (held_out): sections.py without what its
+                  datasets hold record by record
+    eval/         <section>.json: each section whole
     report.md     the same for reading
     figures/      loss.png, <section>.png: each task beside its baseline
+
+The folder of an evaluation: report.json is the section whole, ids.json the records that were drawn, report.md,
+figures/<name>.png; predictions/ was written by evaluation.py.
 """
 
 from __future__ import annotations
 
-import math
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from seqgpt_jax.averages import Evaluation
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.evaluation import (
-    ClassificationGroup,
-    DatasetEvaluation,
-    Evaluation,
-    ExtractionGroup,
-    LanguageScores,
-    TaskScores,
-)
 from seqgpt_jax.figures import COLOURS, new_figure
-from seqgpt_jax.records import TASKS
-from seqgpt_jax.tables import markdown_table, text_table
+from seqgpt_jax.sections import breakdowns_to_markdown, rounded, section_to_dict, section_to_markdown, tasks_of
+from seqgpt_jax.tables import markdown_table
 from seqgpt_jax.training.journal import StageResult
 from seqgpt_jax.training.sinks import read_rows
 from seqgpt_jax.training.stage_data import StageData, mixture_rows, read_stage_data
-from seqgpt_jax.whole import write_json, write_text
+from seqgpt_jax.whole import write_text
+
+_BY_RECORD = ("counts", "predictions", "by_label", "by_length", "errors", "confusion", "labels")
 
 
 def write_report(
@@ -61,7 +58,6 @@ def write_report(
         "protocol": protocol,
         **(details or {}),
     }
-    report |= {name: section_to_dict(evaluation) for name, evaluation in sections.items()}
     figures, eval_dir = run_dir / "figures", run_dir / "eval"
     for folder in (figures, eval_dir):
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,14 +66,41 @@ def write_report(
         _draw_losses(losses, figures / "loss.png")
     for name, evaluation in sections.items():
         _draw_tasks(name, evaluation, figures / f"{name}.png")
-        write_json(eval_dir / f"{name}.json", report[name])
-    write_json(run_dir / "report.json", report)
+        section = section_to_dict(evaluation, eval_dir)
+        _write_json(eval_dir / f"{name}.json", section)
+        report[name] = {**section, "datasets": [_in_short(dataset) for dataset in section["datasets"]]}
+    _write_json(run_dir / "report.json", report)
     write_text(run_dir / "report.md", _markdown(run_dir.name, stages, data, sections, has_losses=bool(losses)))
     return report
 
 
+def write_evaluation(folder: Path, name: str, evaluation: Evaluation) -> None:
+    """Writes the report of one evaluation (module docstring) into a folder; report.json comes last."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    section = section_to_dict(evaluation, folder)
+    ids = {f"{each['language']}/{each['name']}": each["counts"]["ids"] for each in section["datasets"]}
+    drawn = {name: section[name] for name in ("split", "limit", "seed")}
+    _write_json(folder / "ids.json", {**drawn, "ids": ids})
+    _draw_tasks(name, evaluation, folder / "figures" / f"{name}.png")
+    system = ", ".join(f"{key} {value}" for key, value in section["system"].items() if not isinstance(value, dict))
+    parts = [f"# {name}", "", *([f"System: {system}.", ""] if system else []), *section_to_markdown(name, evaluation)]
+    write_text(folder / "report.md", "\n".join([*parts, *breakdowns_to_markdown(evaluation)]))
+    _write_json(folder / "report.json", section)
+
+
+def _in_short(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in dataset.items() if name not in _BY_RECORD}
+
+
+def _write_json(path: Path, fields: Mapping[str, Any]) -> None:
+    """Lists of plain values stand on one line: a line break is never inside a string of JSON."""
+    text = json.dumps(fields, indent=2, ensure_ascii=False)
+    short = re.sub(r"\[\n\s+([^\[\]{}]*?)\n\s+\]", lambda found: "[" + re.sub(r"\n\s+", " ", found[1]) + "]", text)
+    write_text(path, short + "\n")
+
+
 def _stage_to_dict(stage: StageResult, data: StageData | None) -> dict[str, Any]:
-    fields = _rounded(asdict(stage))
+    fields = rounded(asdict(stage))
     if data is not None:
         totals = {name: data.total(name) for name in _STAGE_TOTALS}
         fields["data"] = {**asdict(data), **totals}
@@ -88,150 +111,6 @@ def few_shot_note(protocols: Mapping[str, str]) -> str:
     """What a reader must know of stages (name -> protocol) that trained on held-out datasets; empty where none did."""
     names = ", ".join(name for name, protocol in protocols.items() if protocol == "few_shot")
     return f"Not zero-shot: held-out datasets were trained on (protocol few_shot in {names})." if names else ""
-
-
-# --- numbers ---------------------------------------------------------------------------------------------------------
-
-
-def section_to_dict(evaluation: Evaluation) -> dict[str, Any]:
-    """Returns an evaluation as report.json holds it. A group without datasets is left out."""
-    languages = evaluation.languages
-    per_task = {
-        task: {name: _task_to_dict(scores.tasks[task]) for name, scores in languages.items() if task in scores.tasks}
-        for task in _tasks(languages)
-    }
-    return {
-        "split": evaluation.split,
-        "limit": evaluation.limit,
-        "num_datasets": len(evaluation.datasets),
-        "num_records": sum(dataset.score.num_records for dataset in evaluation.datasets),
-        **_groups_to_dict(evaluation.classification, evaluation.extraction),
-        "per_language": {name: _language_to_dict(scores) for name, scores in languages.items()},
-        "per_task": per_task,
-        "datasets": [_dataset_to_dict(dataset) for dataset in evaluation.datasets],
-        "skipped": list(evaluation.skipped),
-    }
-
-
-def _groups_to_dict(
-    classification: ClassificationGroup | None, extraction: ExtractionGroup | None
-) -> dict[str, dict[str, Any]]:
-    groups = {"classification": classification, "extraction": extraction}
-    return {name: _rounded(asdict(group)) for name, group in groups.items() if group is not None}
-
-
-def _language_to_dict(scores: LanguageScores) -> dict[str, Any]:
-    return {
-        **_rounded({"score": scores.score, "baseline": scores.baseline, "num_datasets": scores.num_datasets}),
-        **_groups_to_dict(scores.classification, scores.extraction),
-        "per_task": {task: _task_to_dict(scores.tasks[task]) for task in _tasks({"": scores})},
-    }
-
-
-def _task_to_dict(scores: TaskScores) -> dict[str, Any]:
-    return {
-        **_rounded({"score": scores.score, "baseline": scores.baseline, "num_datasets": scores.num_datasets}),
-        "headlines": list(scores.headlines),
-        **_groups_to_dict(scores.classification, scores.extraction),
-    }
-
-
-def _dataset_to_dict(dataset: DatasetEvaluation) -> dict[str, Any]:
-    fields = asdict(dataset)
-    score, baseline = fields.pop("score"), fields.pop("baseline")
-    rates = {name: fields.pop(name) for name in ("rates", "unconstrained")}
-    return {
-        **_rounded({"name": fields.pop("name"), **fields}),
-        **{name: None if given is None else _rounded(given) for name, given in rates.items()},
-        "num_records": score["num_records"],
-        "headline": score["headline_name"],
-        **_rounded({"score": score["headline"], "baseline": baseline["metrics"][score["headline_name"]]}),
-        "metrics": _rounded(score["metrics"]),
-        "baseline_metrics": _rounded(baseline["metrics"]),
-    }
-
-
-def _rounded(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Floats to six digits; what is not a number, as a diverged loss, is null: JSON has no NaN."""
-    return {name: _round(value) if isinstance(value, float) else value for name, value in fields.items()}
-
-
-def _round(value: float) -> float | None:
-    return round(value, 6) if math.isfinite(value) else None
-
-
-def _tasks(languages: Mapping[str, LanguageScores]) -> list[str]:
-    """The tasks of any of the languages, in the order of records.TASKS."""
-    return [task for task in TASKS if any(task in scores.tasks for scores in languages.values())]
-
-
-# --- tables ----------------------------------------------------------------------------------------------------------
-
-
-def section_to_text(name: str, evaluation: Evaluation) -> str:
-    """Returns the table for the terminal: a row a task, columns by language, each score beside its baseline."""
-    lines = [*text_table(_task_rows(evaluation), num_left=2), *_group_lines(evaluation)]
-    return "\n".join([f"{name} ({_scope(evaluation)})", *(f"  {line}" for line in lines)])
-
-
-def _scope(evaluation: Evaluation) -> str:
-    limit = "all records" if evaluation.limit is None else f"at most {evaluation.limit} records a dataset"
-    skipped = f", {len(evaluation.skipped)} without this split" if evaluation.skipped else ""
-    return f"{evaluation.split}, {len(evaluation.datasets)} datasets{skipped}, {limit}"
-
-
-def _task_rows(evaluation: Evaluation) -> list[list[str]]:
-    languages = evaluation.languages
-    header = ["task", "metric"]
-    for name in languages:
-        header += [name, "baseline", "datasets"]
-    rows = [header]
-    for task in _tasks(languages):
-        headlines = {h for scores in languages.values() if task in scores.tasks for h in scores.tasks[task].headlines}
-        row = [task, ", ".join(sorted(headlines))]
-        for scores in languages.values():
-            row += _cells(scores.tasks.get(task))
-        rows.append(row)
-    mean_row = ["mean", "over tasks"]
-    for scores in languages.values():
-        mean_row += _cells(scores)
-    return [*rows, mean_row]
-
-
-def _cells(scores: TaskScores | LanguageScores | None) -> list[str]:
-    if scores is None:
-        return ["-", "-", "-"]
-    return [f"{scores.score:.3f}", f"{scores.baseline:.3f}", str(scores.num_datasets)]
-
-
-def _group_lines(evaluation: Evaluation) -> list[str]:
-    """Both groups over all datasets and by language, in words."""
-    groups: dict[str, Evaluation | LanguageScores] = {"all": evaluation, **evaluation.languages}
-    lines = []
-    for name, group in groups.items():
-        if group.classification is not None:
-            g = group.classification
-            lines.append(
-                f"classification, {name}: accuracy {g.accuracy:.3f} (majority {g.majority_baseline:.3f}; "
-                f"{g.num_datasets} datasets){_unconstrained(g)}"
-            )
-    for name, group in groups.items():
-        if group.extraction is not None:
-            e = group.extraction
-            lines.append(
-                f"extraction, {name}: span F1 {e.span_f1:.3f} (copying nothing {e.copying_nothing:.3f}; "
-                f"{e.num_datasets} datasets), string F1 {e.string_f1:.3f}{_unconstrained(e)}"
-            )
-    return lines
-
-
-def _unconstrained(group: ClassificationGroup | ExtractionGroup) -> str:
-    if group.parse_error_rate is None or group.unasked_rate is None:
-        return ""
-    said = f"; unconstrained: malformed answers {group.parse_error_rate:.1%}, labels not asked {group.unasked_rate:.1%}"
-    if isinstance(group, ExtractionGroup):
-        said += f", strings not in the text {group.hallucination_rate:.1%}"
-    return said
 
 
 def _markdown(
@@ -258,18 +137,7 @@ def _markdown(
         parts += ["![loss a supervised token](figures/loss.png)", ""]
     parts += _data_section(data)
     for section, evaluation in sections.items():
-        parts += [
-            f"## {section}",
-            "",
-            f"{_scope(evaluation)}. Each score stands beside its baseline: the majority answer",
-        ]
-        parts += [
-            "(classification), or copying nothing (all else). Means: datasets, then tasks; languages are never pooled."
-        ]
-        parts += ["", *markdown_table(_task_rows(evaluation), num_left=2), ""]
-        parts += [f"- {line}" for line in _group_lines(evaluation)]
-        parts += ["", f"![{section} by task](figures/{section}.png)", "", "### Every dataset", ""]
-        parts += [_RATES_NOTE, "", *markdown_table(_dataset_rows(evaluation), num_left=4), ""]
+        parts += section_to_markdown(section, evaluation)
     return "\n".join(parts)
 
 
@@ -297,29 +165,6 @@ def _data_section(data: Mapping[str, StageData]) -> list[str]:
         parts += [f"Mixture of {stage}, after {each.step:,} steps (all datasets: data/{stage}.json):", ""]
         parts += [*markdown_table(mixture_rows(each), num_left=2), ""]
     return parts
-
-
-_RATES_NOTE = (
-    "Malformed answers, answers with a label that was not asked, and span strings that are not in the text: without "
-    "constraints, on the first records / in the answers that were scored."
-)
-
-
-def _dataset_rows(evaluation: Evaluation) -> list[list[str]]:
-    header = ["language", "task", "dataset", "metric", "score", "baseline", "records"]
-    rows = [[*header, "malformed", "not asked", "not in text", "texts cut"]]
-    for dataset in sorted(evaluation.datasets, key=lambda d: (d.language, TASKS.index(d.task), d.name)):
-        score = dataset.score
-        row = [dataset.language, dataset.task, dataset.name, score.headline_name, f"{score.headline:.3f}"]
-        row += [f"{dataset.baseline.metrics[score.headline_name]:.3f}", str(score.num_records)]
-        row += [_both_rates(dataset, name) for name in ("parse_error_rate", "unasked_rate", "hallucination_rate")]
-        rows.append([*row, f"{dataset.num_cut} of {dataset.rates.num_questions}"])
-    return rows
-
-
-def _both_rates(dataset: DatasetEvaluation, name: str) -> str:
-    free = "-" if dataset.unconstrained is None else f"{getattr(dataset.unconstrained, name):.1%}"
-    return f"{free} / {getattr(dataset.rates, name):.1%}"
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
@@ -366,7 +211,7 @@ def _running_mean(values: Sequence[float], half: int) -> list[float]:
 def _draw_tasks(name: str, evaluation: Evaluation, path: Path) -> None:
     """A group of bars a task and one for the mean over tasks; the black tick on a bar is its baseline."""
     languages = evaluation.languages
-    tasks = [*_tasks(languages), "mean"]
+    tasks = [*tasks_of(languages), "mean"]
     figure, axes = new_figure(max(4.5, 1.2 + 0.75 * len(tasks)), 3.8)
     width = 0.8 / max(len(languages), 1)
     for index, (language, scores) in enumerate(languages.items()):

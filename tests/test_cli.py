@@ -11,7 +11,7 @@ from seqgpt_jax.cli import build_parser, main
 
 REPO = Path(__file__).resolve().parent.parent
 QUICKSTART = str(REPO / "gin/recipes/quickstart.gin")
-COMMANDS = ("train", "eval", "calibrate", "predict", "export", "import", "trim", "generate", "doctor", "plan")
+COMMANDS = ("train", "eval", "compare", "explain", "calibrate", "predict", "export", "import", "trim", "generate", "doctor", "plan")
 
 META = {"name": "toy", "task": "NER", "language": "en", "labels": ["city", "person"], "splits": {"test": 1}}
 RECORD = {"id": "toy-0", "task": "NER", "kind": "extraction", "text": "Ada went to Rome", "label_set": None}
@@ -69,10 +69,15 @@ def test_record_with_a_wrong_offset(folder: Path, capsys: pytest.CaptureFixture[
 
 
 def test_good_folder_is_scored(folder: Path, capsys: pytest.CaptureFixture[str], model_dir: Path) -> None:
-    out = folder / "scores.json"
+    out = folder.parent / "scores"
     assert main(["eval", "--model", str(model_dir), "--data", str(folder), "--out", str(out)]) == 0
-    assert json.loads(out.read_text())["num_records"] == 1
+    report = json.loads((out / "report.json").read_text())
+    assert (report["num_records"], report["system"]["name"]) == (1, str(model_dir))
     assert "NER" in capsys.readouterr().out
+    assert main(["explain", str(out / "report.json"), "toy"]) == 0
+    assert "of 1 in" in (explained := capsys.readouterr().out) and "as the report says" in explained
+    line = error_of(capsys, ["eval", "--model", str(model_dir), "--data", str(folder), "--out", "scores.json"])
+    assert "name a folder" in line
 
 
 def test_unknown_mixture(capsys: pytest.CaptureFixture[str]) -> None:

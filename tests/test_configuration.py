@@ -222,7 +222,7 @@ def test_a_default_for_all_scopes_may_be_overridden_in_each(small: Path) -> None
 def test_recipes_are_found_by_name() -> None:
     for name in ("gin/recipes/real.gin", "recipes/real.gin", "real.gin", "real"):
         assert find_recipe(name).samefile(GIN / "recipes" / "real.gin")
-    with pytest.raises(UserError, match=r"reel\.gin: no such recipe file \(ours are recipes/real\.gin"):
+    with pytest.raises(UserError, match=r"reel\.gin: no such gin file \(ours are recipes/real\.gin"):
         find_recipe("reel.gin")
 
 

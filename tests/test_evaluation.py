@@ -11,9 +11,10 @@ import pytest
 
 from seqgpt_jax.answering import Answered
 from seqgpt_jax.atomic import AtomicExample, decompose
+from seqgpt_jax.averages import AnswerRates
 from seqgpt_jax.data.datasets import Dataset
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.evaluation import AnswerRates, evaluate
+from seqgpt_jax.evaluation import evaluate
 from seqgpt_jax.metrics import empty_predictions
 from seqgpt_jax.predictor import RecordPrediction
 from seqgpt_jax.prompt import SEQGPT_V1, Parsed
@@ -27,7 +28,7 @@ from seqgpt_jax.records import (
     Span,
     record_from_dict,
 )
-from seqgpt_jax.report import section_to_text
+from seqgpt_jax.sections import section_to_text
 
 
 class ToyDataset(Dataset):

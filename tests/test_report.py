@@ -6,13 +6,16 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from seqgpt_jax.analysis.record_counts import RecordCounts
+from seqgpt_jax.averages import AnswerRates, DatasetEvaluation, Evaluation
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.evaluation import AnswerRates, DatasetEvaluation, Evaluation
 from seqgpt_jax.metrics import DatasetScore
 from seqgpt_jax.pipeline import _model_card
-from seqgpt_jax.report import read_losses, section_to_dict, section_to_text, write_report
+from seqgpt_jax.report import read_losses, write_report
+from seqgpt_jax.sections import section_to_dict, section_to_text
 from seqgpt_jax.training.journal import StageResult
 from seqgpt_jax.training.stage_data import DatasetCounts, StageData, write_stage_data
 
@@ -29,8 +32,9 @@ def _dataset(name: str, task: str, language: str, score: float, baseline: float)
         kind, names = "extraction", ("span_f1", "span_precision", "span_recall", "string_f1", "token_f1")
         headline = "token_f1" if task == "MRC-SE" else "span_f1"
     scores = [DatasetScore(headline, value, dict.fromkeys(names, value), 20) for value in (score, baseline)]
+    counts = RecordCounts(tuple(map(str, range(20))), np.array([[score, 1, 1]] * 20))
     scored, free = AnswerRates(40, 0.0, 0.0, 0.0), AnswerRates(10, 0.1, 0.025, 0.05)
-    return DatasetEvaluation(name, task, language, kind, "test", scores[0], scores[1], scored, free, 3, 30)
+    return DatasetEvaluation(name, task, language, kind, "test", scores[0], scores[1], scored, free, 3, 30, counts)
 
 
 @pytest.fixture
@@ -62,7 +66,13 @@ def test_report_json_has_the_promised_shape(tmp_path: Path, evaluation: Evaluati
     report = json.loads((tmp_path / "report.json").read_text("utf-8"))
     assert report == returned
     assert report["device"] == "cpu"
-    assert json.loads((tmp_path / "eval" / "held_out.json").read_text("utf-8")) == report["held_out"]
+    whole = json.loads((tmp_path / "eval" / "held_out.json").read_text("utf-8"))
+    assert whole["datasets"][0]["counts"] == {"ids": [str(i) for i in range(20)], "counts": [[0.6, 1, 1]] * 20}
+    by_record = ("counts", "predictions", "by_label", "by_length", "errors", "confusion", "labels")
+    for dataset in whole["datasets"]:
+        for field in by_record:
+            del dataset[field]
+    assert whole == report["held_out"]
     first = {"name": "synthetic", "steps": 300, "loss_first": 5.25, "loss_last": 0.81, "tokens_per_second": 3400.0}
     assert first.items() <= report["stages"][0].items()
     assert report["stages"][1]["loss_last"] is None
@@ -83,6 +93,7 @@ def test_report_json_has_the_promised_shape(tmp_path: Path, evaluation: Evaluati
         "hallucination_rate": 0.05,
         "num_datasets": 3,
     }
+    assert (section["score"], section["interval"]) == (pytest.approx((0.6 + 0.65) / 2), [0.625, 0.625])
     assert section["per_language"]["en"]["classification"]["accuracy"] == 0.7
     assert section["per_language"]["en"]["score"] == 0.6  # tasks: CLS 0.7, NER 0.5
     assert section["per_language"]["zh"]["per_task"]["NER"]["extraction"]["span_f1"] == 0.3
@@ -123,12 +134,12 @@ def test_what_the_model_does_without_constraints_stands_beside_the_scores(evalua
 def test_the_terminal_table(evaluation: Evaluation) -> None:
     assert section_to_text("held_out", evaluation).splitlines()[:7] == [
         "held_out (test, 6 datasets, 1 without this split, at most 20 records a dataset)",
-        "  task    metric         en  baseline  datasets     zh  baseline  datasets",
-        "  NER     span_f1     0.500     0.000         1  0.300     0.000         1",
-        "  SA      accuracy        -         -         -  0.750     0.500         1",
-        "  CLS     accuracy    0.700     0.300         2      -         -         -",
-        "  MRC-SE  token_f1        -         -         -  0.900     0.200         1",
-        "  mean    over tasks  0.600     0.150         3  0.650     0.233         3",
+        "  task    metric         en        95%  baseline  datasets     zh        95%  baseline  datasets",
+        "  NER     span_f1     0.500  0.50-0.50     0.000         1  0.300  0.30-0.30     0.000         1",
+        "  SA      accuracy        -          -         -         -  0.750  0.75-0.75     0.500         1",
+        "  CLS     accuracy    0.700  0.70-0.70     0.300         2      -          -         -         -",
+        "  MRC-SE  token_f1        -          -         -         -  0.900  0.90-0.90     0.200         1",
+        "  mean    over tasks  0.600  0.60-0.60     0.150         3  0.650  0.65-0.65     0.233         3",
     ]
     assert "classification, all: accuracy 0.717 (majority 0.367; 3 datasets)" in section_to_text("x", evaluation)
 
@@ -140,7 +151,7 @@ def test_report_md_and_figures(tmp_path: Path, evaluation: Evaluation) -> None:
     assert "| synthetic | zero_shot | 300 | 5.250 | 0.810 | 3,400 |" in text
     assert "Not zero-shot" not in text
     assert (
-        "| zh | MRC-SE | answers | token_f1 | 0.900 | 0.200 | 20 | 10.0% / 0.0% | 2.5% / 0.0% | 5.0% / 0.0% | 3 of 40 |"
+        "| zh | MRC-SE | answers | token_f1 | 0.900 | 0.90-0.90 | 0.200 | 20 | 10.0% / 0.0% | 2.5% / 0.0% | 5.0% / 0.0% | 3 of 40 |"
         in text
     )
     named = {line.split("(")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}

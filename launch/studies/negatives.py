@@ -4,7 +4,8 @@ seqgpt study launch/studies/negatives.py --out runs/studies/negatives
 seqgpt study launch/studies/negatives.py:cpu --out runs/studies/negatives --jobs 2
 
 none: no chunk of labels without a span, no pair of entities without a relation, no label of another dataset. random: as
-many negatives as by default, drawn at random alone. default: some of them alike to a label that holds (negatives.py).
+many negatives as by default, drawn at random alone. default: some of them alike to a label that holds (negatives.py),
+and at the large size some from other datasets.
 """
 
 from ml_collections import ConfigDict

@@ -27,7 +27,7 @@ def two_stages(size: str, title: str) -> ConfigDict:
         config.shared = {"stage1": {"recipe": "studies/cpu_synthetic.gin"}}
         config.gin = ["TOKENIZER='{stage1}/tokenizer'", FROM_STAGE1]
         config.seeds = (0, 1)
-        config.evaluation = {"mixture": _CPU_MIXTURE, "limit": 30}
+        config.evaluation = {"mixture": _CPU_MIXTURE, "limit": 30, "options": ["--num_unconstrained", "0"]}
     else:
         model = "PRETRAINED='models/bloomz-560m'"
         rows = "data.rows_per_step=64"

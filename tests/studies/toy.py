@@ -46,7 +46,6 @@ def use_stub(patch: pytest.MonkeyPatch, config: dict[str, Any]) -> None:
     patch.setattr(runner, "SEQGPT", STUB)
     patch.setattr(jobs._Jobs, "config", lambda self, recipe, bindings: f"{recipe} {bindings}")
     patch.setattr(grid, "load_config", lambda given: config)
-    patch.setattr(jobs, "check_eval_arguments", lambda *a: None)  # XXX
 
 
 def study(folder: Path, *options: str) -> int:

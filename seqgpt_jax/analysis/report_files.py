@@ -1,0 +1,63 @@
+"""The report of an evaluation, read again: what compare.py and explain.py need of report.json (sections.py)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqgpt_jax.analysis.record_counts import RecordCounts
+from seqgpt_jax.errors import UserError
+from seqgpt_jax.records import DatasetMeta
+
+_REMEDY = "give report.json of `seqgpt eval --out`, or eval/<name>.json of a run"
+
+
+@dataclass(frozen=True)
+class ReportedDataset:
+    """score: as the report says, to six digits. predictions: the file behind it; None where none was written."""
+
+    meta: DatasetMeta
+    headline: str
+    score: float
+    counts: RecordCounts
+    predictions: Path | None
+
+
+@dataclass(frozen=True)
+class ReportedEvaluation:
+    """datasets: by name. missing: name -> why a dataset has no score."""
+
+    path: Path
+    system: str
+    datasets: Mapping[str, ReportedDataset]
+    missing: Mapping[str, str]
+
+
+def read_evaluation(path: Path) -> ReportedEvaluation:
+    """Returns what a report holds, or that of a folder with report.json. UserError for what is no such report."""
+    file = path / "report.json" if path.is_dir() else path
+    try:
+        fields = json.loads(file.read_text("utf-8"))
+        datasets = [_dataset(each, file.parent) for each in fields["datasets"]]
+        missing = dict.fromkeys(fields["skipped"], "it has no such split") | fields["unscored"]
+        system = fields["system"].get("name") or file.parent.resolve().name
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file ({_REMEDY})") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: not the report of an evaluation: {error!r} ({_REMEDY})") from None
+    return ReportedEvaluation(file, system, {each.meta.name: each for each in datasets}, missing)
+
+
+def _dataset(fields: Mapping[str, Any], folder: Path) -> ReportedDataset:
+    meta = DatasetMeta(fields["name"], fields["task"], fields["language"], tuple(fields["labels"]))
+    predictions = fields["predictions"]
+    return ReportedDataset(
+        meta=meta,
+        headline=fields["headline"],
+        score=fields["score"],
+        counts=RecordCounts.from_dict(fields["counts"]),
+        predictions=None if predictions is None else folder / predictions,
+    )
