@@ -49,6 +49,9 @@ TEST = [
 # hub:NAME mixtures.
 HUB = ["datasets>=5.2,<6"]
 
+# `seqgpt study` on SLURM and Kubernetes.
+LAUNCH = ["pyyaml>=6.0,<7", "submitit>=1.5,<2"]
+
 # `seqgpt plan` compiles for TPUs through it; no TPU is needed. The version that jax 0.10's own extra "tpu" names.
 TPU_PLAN = ["libtpu>=0.0.42,<0.0.43"]
 
@@ -81,7 +84,7 @@ setup(
     package_data={"seqgpt_jax.synthesis": ["content/**/*.toml"]},
     data_files=gin_data_files(),
     install_requires=REQUIREMENTS,
-    extras_require={"beam": BEAM, "hub": HUB, "test": [*TEST, *HUB], "tpu-plan": TPU_PLAN},
+    extras_require={"beam": BEAM, "hub": HUB, "launch": LAUNCH, "test": [*TEST, *HUB, *LAUNCH], "tpu-plan": TPU_PLAN},
     entry_points={"console_scripts": ["seqgpt = seqgpt_jax.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",

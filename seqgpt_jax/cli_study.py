@@ -71,7 +71,8 @@ def _study(options: argparse.Namespace) -> int | None:
             print(f"{'# done: ' if is_done(job, options.out) else ''}{job.command}")
         return None
     if options.launcher != "local":
-        return _launch(options, study)
+        _launch(options, study)
+        return None
     with study_lock(options.out, shared=bool(options.only)):
         keep_config(options.out, _command(options), config)
         outcomes = run_jobs(jobs, options.out, options.jobs)

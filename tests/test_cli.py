@@ -11,7 +11,21 @@ from seqgpt_jax.cli import build_parser, main
 
 REPO = Path(__file__).resolve().parent.parent
 QUICKSTART = str(REPO / "gin/recipes/quickstart.gin")
-COMMANDS = ("train", "eval", "compare", "explain", "calibrate", "predict", "export", "import", "trim", "generate", "doctor", "plan")
+COMMANDS = (
+    "train",
+    "eval",
+    "compare",
+    "explain",
+    "calibrate",
+    "predict",
+    "export",
+    "import",
+    "trim",
+    "generate",
+    "doctor",
+    "plan",
+    "study",
+)
 
 META = {"name": "toy", "task": "NER", "language": "en", "labels": ["city", "person"], "splits": {"test": 1}}
 RECORD = {"id": "toy-0", "task": "NER", "kind": "extraction", "text": "Ada went to Rome", "label_set": None}

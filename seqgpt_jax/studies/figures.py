@@ -87,6 +87,7 @@ def _draw_lines(results: Results, lines: Sequence[_Line], path: Path) -> None:
     axes.set_xticks(every, [f"{x:g}" for x in every])
     axes.set_xticks((), minor=True)
     axes.set(xlabel=results.study.figure.axis or results.study.axes[0].name, ylabel="score")
+    _draw_reference(results, axes, lines)
     _finish(results, figure, axes, path)
 
 
@@ -102,6 +103,7 @@ def _draw_bars(results: Results, lines: Sequence[_Line], path: Path) -> None:
         _intervals(axes, x, [row for _, row in line.rows], "0.25")
     _name_values(axes, [value.name for value in values])
     axes.set(xlabel=study.figure.axis or study.axes[0].name, ylabel="score")
+    _draw_reference(results, axes, lines)
     _finish(results, figure, axes, path)
 
 
@@ -132,6 +134,17 @@ def _name_values(axes: Axes, names: Sequence[str]) -> None:
 def _intervals(axes: Axes, x: Sequence[float] | np.ndarray, rows: Sequence[Row], colour: str) -> None:
     found = [row.score for row in rows if row.score]
     axes.vlines(x, [each.low for each in found], [each.high for each in found], color=colour, linewidth=1.2)
+
+
+def _draw_reference(results: Results, axes: Axes, lines: Sequence[_Line]) -> None:
+    """Dotted: what the majority answer and copying nothing score."""
+    for measure in dict.fromkeys(line.measure for line in lines):
+        if measure in results.reference:
+            alone = len({line.measure for line in lines}) == 1
+            number = next(i for i, line in enumerate(lines) if line.measure == measure)
+            colour = "0.2" if alone else _colour(lines[number], number)
+            label = "_" if number else "majority answer, or copying nothing"  # "_": named once in the legend
+            axes.axhline(results.reference[measure], color=colour, linestyle=":", linewidth=1.2, label=label)
 
 
 def _finish(results: Results, figure: Figure, axes: Axes, path: Path) -> None:

@@ -53,8 +53,8 @@ def read_evaluation(file: Path) -> dict[str, JudgedDataset]:
 
 
 def _dataset(fields: Mapping[str, Any]) -> JudgedDataset:
-    named = [fields[name] for name in ("name", "language", "task", "kind")]
-    return JudgedDataset(*named, RecordCounts.from_dict(fields["counts"]), fields["baseline"])
+    named = {name: fields[name] for name in ("name", "language", "task", "kind", "baseline")}
+    return JudgedDataset(counts=RecordCounts.from_dict(fields["counts"]), **named)
 
 
 def check_measure(measure: str) -> None:
