@@ -116,8 +116,8 @@ def test_a_recipe_that_is_missing_and_options_that_eval_has_not(tmp_path: Path) 
     config = load_config(f"{REPO}/launch/studies/num_datasets.py:cpu")
     with pytest.raises(UserError, match="toy.py: studies/gone.gin: no such gin file"):
         study_jobs(parse_study({**config, "recipe": "studies/gone.gin"}, "toy.py"), tmp_path, "toy.py")
-    evaluation = {"mixture": "held_out", "options": ["--beams", "4"]}
-    with pytest.raises(UserError, match="options of the evaluation: .*unrecognized arguments: --beams 4"):
+    evaluation = {"mixture": "held_out", "options": ["--beams=4"]}
+    with pytest.raises(UserError, match="options of the evaluation: .*unrecognized arguments: --beams=4"):
         study_jobs(parse_study({**config, "evaluation": evaluation}, "toy.py"), tmp_path, "toy.py")
 
 
