@@ -41,6 +41,7 @@ from typing import Any
 
 from _decode_sides import MAX_NEW_TOKENS, NUM_BEAMS, Cell, run_cell
 from _harness import answer_child, finish, machine, make_parser, run_child
+from _random_model import write_random_model
 
 from seqgpt_jax.whole import write_json
 
@@ -50,7 +51,6 @@ DATASETS = {"extract": "crossner_ai", "slots": "mtod_slots", "classify_77": "ban
 NAMES = {f"{name}_b{batch}": (dataset, batch) for name, dataset in DATASETS.items() for batch in (1, 16)}
 NAMES["classify_77"] = NAMES.pop("classify_77_b1")
 QUICK = {"extract_b1": ("mini_real_en_ner", 1), "sentiment_b16": ("mini_real_en_sa", 16)}
-VOCABULARY = 32_768  # ids of the tokenizer where weights are random
 FIGURE_LABELS, FIGURE_WORDS = (1, 6, 50, 150), (25, 100, 200, 400)  # the one at 40 words, the other at 6 labels
 
 
@@ -70,25 +70,9 @@ class Job:
         return cls(**{**fields, "cell": fields["cell"] and Cell(**fields["cell"])})
 
     def run(self) -> dict[str, Any]:
-        return run_cell(self.cell, self.model_dir) if self.cell else _write_model(self)
-
-
-def _write_model(job: Job) -> dict[str, Any]:
-    from flax import nnx
-
-    from seqgpt_jax import hf
-    from seqgpt_jax.data.mixtures import resolve_mixture
-    from seqgpt_jax.data.questions import training_texts
-    from seqgpt_jax.models.architectures import make_model
-    from seqgpt_jax.models.presets import get_preset
-    from seqgpt_jax.vocabulary import train_tokenizer
-
-    datasets = [dataset for source in job.sources for dataset in resolve_mixture(source)]
-    readable = [dataset for dataset in datasets if "validation" in dataset.splits]
-    config = get_preset(job.preset, job.vocab_size)
-    vocabulary = train_tokenizer(training_texts(readable, "validation", 300), min(VOCABULARY, config.vocab_size))
-    hf.export_model(make_model(config, rngs=nnx.Rngs(0)), vocabulary, job.model_dir)
-    return {"ids": vocabulary.size}
+        if self.cell:
+            return run_cell(self.cell, self.model_dir)
+        return {"ids": write_random_model(self.model_dir, self.preset, self.vocab_size, self.sources)}
 
 
 class Cells:

@@ -50,8 +50,7 @@ def decode_batches(
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     _check(model, prompts, limits, batch_size)
     graph, params = nnx.split(model)
-    if not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(params)):
-        assert_equal(np.uint32(zlib.crc32(repr((prompts, limits)).encode())), "the processes have different prompts")
+    check_same_on_all_processes(params, (prompts, limits), "the processes have different prompts")
     lengths = [len(prompt) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), limits[i]))
     answers: list[list[int]] = [[] for _ in prompts]
@@ -66,6 +65,12 @@ def decode_batches(
         if progress is not None:
             progress(num_done, len(order))
     return answers
+
+
+def check_same_on_all_processes(params: nnx.State, asked: object, message: str) -> None:
+    """AssertionError with that message where a model lies on several processes and not all of them ask the same."""
+    if not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(params)):
+        assert_equal(np.uint32(zlib.crc32(repr(asked).encode())), message)
 
 
 def _check(model: Decoder, prompts: Sequence[Sequence[int]], limits: Sequence[int], batch_size: int) -> None:
@@ -102,9 +107,12 @@ def power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def bucket(length: int) -> int:
-    """The next multiple of 32, above 256 of an eighth of the next power of two: never more than a quarter too long."""
-    step = max(32, power_of_two(length) // 8)
+def bucket(length: int, least: int = 32) -> int:
+    """The next multiple of `least`, above 8 times as much of an eighth of the next power of two.
+
+    So beyond the first multiples it is never more than a quarter too long.
+    """
+    step = max(least, power_of_two(length) // 8)
     return -(-length // step) * step
 
 

@@ -176,7 +176,7 @@ def _decode(
         running = _Beams(running_BK, _pick(tokens_BCA, chosen_BK))
         return _State(state.step + 1, done_B, running, hypotheses, hidden_BKD, sees_BKS, cache)
 
-    hidden_B1D, cache = prefill(model, rows, num_columns + num_new * num_beams)
+    hidden_B1D, cache = prefill(model, rows.tokens_BT, rows.lengths_B, num_columns + num_new * num_beams)
     none = _Beams(jnp.full(per_beam, _NEVER), jnp.full((*per_beam, num_new), vocab_size, jnp.int32))
     start = _State(
         step=jnp.zeros((), jnp.int32),

@@ -14,6 +14,7 @@ Shapes: R rows (prompts), P texts, T tokens, F forced tokens, A answer tokens.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,14 @@ from dataclasses import dataclass
 import numpy as np
 from flax import nnx
 
-from seqgpt_jax.decoding.batching import MAX_BATCH_TOKENS, on_host, padded, power_of_two
+from seqgpt_jax.decoding.batching import (
+    MAX_BATCH_TOKENS,
+    bucket,
+    check_same_on_all_processes,
+    on_host,
+    padded,
+    power_of_two,
+)
 from seqgpt_jax.decoding.constraints import (
     ENDED,
     FORCED,
@@ -84,12 +92,14 @@ def extract(
     processes, all of them call this with the same prompts.
     """
     graph, params = nnx.split(model)
+    check_same_on_all_processes(params, prompts, "the processes have different prompts")
+    tables_of = functools.lru_cache(maxsize=batch_size)(functools.partial(compile_text, tokens=tokens))
+    tab_id = tokens.ids[TAB.encode()]
     copied: list[Copied | None] = [None] * len(prompts)
     num_done = 0
     for batch in _batches(prompts, batch_size):
-        answers = _Batch(
-            [prompts[i] for i in batch], None if wanted is None else [wanted[i] for i in batch], tokens, pad_id, block
-        ).run(graph, params)
+        asked, forced = [prompts[i] for i in batch], None if wanted is None else [wanted[i] for i in batch]
+        answers = _Batch(asked, forced, tables_of, tab_id, pad_id, block).run(graph, params)
         for i, answer in zip(batch, answers, strict=True):
             copied[i] = answer
         num_done += len(batch)
@@ -122,11 +132,12 @@ class _Batch:
         self,
         prompts: list[ExtractionPrompt],
         wanted: list[Sequence[int]] | None,
-        tokens: TokenBytes,
+        tables_of: Callable[[str], TextTables],
+        tab_id: int,
         pad_id: int,
         block: int,
     ) -> None:
-        self.pad_id, self.block, self.num_prompts, self.tab_id = pad_id, block, len(prompts), tokens.ids[TAB.encode()]
+        self.tab_id, self.pad_id, self.block, self.num_prompts = tab_id, pad_id, block, len(prompts)
         num_rows = power_of_two(len(prompts))
         heads = [tuple(prompt.ids[: prompt.num_text_ids]) for prompt in prompts]
         texts = {head: prompt.text for head, prompt in zip(heads, prompts, strict=True)}
@@ -134,7 +145,7 @@ class _Batch:
         streams = [answer_stream(prompt.labels) for prompt in prompts]
         streams += [answer_stream([])] * (num_rows - len(prompts))
         self.rows = Rows(
-            _stacked([compile_text(text, tokens) for text in texts.values()]),
+            _stacked([tables_of(text) for text in texts.values()]),
             _column([list(texts).index(head) for head in heads], num_rows),
             padded(streams, num_rows, _size(max(map(len, streams)), 32), 0),
             _column([prompt.limit for prompt in prompts], num_rows),
@@ -146,7 +157,7 @@ class _Batch:
         none_throughout = max(
             len(stream) + len(prompt.labels) for stream, prompt in zip(streams, prompts, strict=False)
         )
-        self.num_first = 1 if block == 1 else min(_steps(none_throughout), _MAX_FIRST)
+        self.num_first = 1 if block == 1 else min(bucket(none_throughout, _STEP), _MAX_FIRST)
 
     def run(self, graph: nnx.GraphDef[Decoder], params: nnx.State) -> list[Copied]:
         progress = self._start(graph, params)
@@ -171,14 +182,14 @@ class _Batch:
     def _start(self, graph: nnx.GraphDef[Decoder], params: nnx.State) -> Progress:
         num_rows = len(self.rows.text_R)
         tail_lengths = _column([len(tail) for tail in self.tails], num_rows)
-        tails = padded(self.tails, num_rows, _steps(int(tail_lengths.max()) + self.num_first - 1), self.pad_id)
-        cache, num_text_slots = None, 0
+        tails = padded(self.tails, num_rows, bucket(int(tail_lengths.max()) + self.num_first - 1, _STEP), self.pad_id)
+        num_text_columns = bucket(max(map(len, self.texts)), _STEP) if self.shared else 0
+        num_slots = _size(num_text_columns + tails.shape[1] + 3 * self.block, 128)
+        cache = None
         if self.shared:
             lengths = _column([len(text) for text in self.texts], power_of_two(len(self.texts)))
-            num_text_slots = _steps(int(lengths.max()))
-            texts = padded(self.texts, len(lengths), num_text_slots, self.pad_id)
-            cache = read_texts(graph, params, texts, lengths)
-        num_slots = _size(num_text_slots + tails.shape[1] + 3 * self.block, 128)
+            texts = padded(self.texts, len(lengths), num_text_columns, self.pad_id)
+            cache = read_texts(graph, params, texts, lengths, num_slots)
         return read_rest(graph, params, self.rows, cache, tails, tail_lengths, num_slots, self.num_first, self.pad_id)
 
     def _answers(self, progress: Progress, rows: Sequence[int], prompt_R: np.ndarray) -> dict[int, Copied]:
@@ -198,12 +209,7 @@ class _Batch:
 
 
 _MAX_FIRST = 96  # guessed tokens behind a prompt
-
-
-def _steps(length: int) -> int:
-    """The next multiple of 16, above 128 of an eighth of the next power of two."""
-    step = max(16, power_of_two(length) // 8)
-    return -(-length // step) * step
+_STEP = 16  # texts and prompts are padded to a multiple of it
 
 
 def _size(length: int, least: int) -> int:
@@ -215,11 +221,13 @@ def _column(values: Sequence[int], num_rows: int) -> np.ndarray:
 
 
 def _stacked(tables: list[TextTables]) -> TextTables:
-    """Every table in arrays of one size, repeated up to a power of two."""
-    num_places = _size(max(len(table.min_bytes_N) for table in tables), 128)
-    num_edges = _size(max(len(table.edge_kind_E) for table in tables), 1024)
-    num_tokens = _size(max(len(table.tokens_U) for table in tables), 256)
-    grown = [pad_tables(table, num_places, num_edges, num_tokens) for table in tables]
+    """Every table in arrays of one size, repeated up to a power of two. Sizes grow together: few sets of them exist."""
+    scale = max(
+        power_of_two(-(-len(array) // least))
+        for table in tables
+        for array, least in ((table.min_bytes_N, 128), (table.edge_kind_E, 1024), (table.tokens_U, 256))
+    )
+    grown = [pad_tables(table, 128 * scale, 1024 * scale, 256 * scale) for table in tables]
     grown += [grown[0]] * (power_of_two(len(grown)) - len(grown))
     return TextTables(*(np.stack(arrays) for arrays in zip(*grown, strict=True)))
 

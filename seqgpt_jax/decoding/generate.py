@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from seqgpt_jax.decoding.batching import Rows, decode_batches
@@ -49,12 +50,14 @@ def generate(
     )
 
 
-def prefill(model: Decoder, rows: Rows, num_slots: int) -> tuple[jax.Array, KVCache]:
+def prefill(
+    model: Decoder, tokens_BT: jax.Array | np.ndarray, lengths_B: jax.Array | np.ndarray, num_slots: int
+) -> tuple[jax.Array, KVCache]:
     """The hidden state [B, 1, D] of each prompt's last token, and a cache of num_slots that holds the prompts.
 
     A row's next token goes behind its own prompt.
     """
-    lengths_B, tokens_BT = jnp.asarray(rows.lengths_B), jnp.asarray(rows.tokens_BT)
+    lengths_B, tokens_BT = jnp.asarray(lengths_B), jnp.asarray(tokens_BT)
     columns_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32), tokens_BT.shape)
     segment_ids_BT = (columns_BT < lengths_B[:, None]).astype(jnp.int32)
     last_B1 = jnp.maximum(lengths_B - 1, 0)[:, None]
@@ -78,7 +81,7 @@ def _decode(
 ) -> jax.Array:
     model = nnx.merge(graph, params)
     num_rows, num_columns = rows.tokens_BT.shape
-    hidden_B1D, cache = prefill(model, rows, num_columns + num_new)
+    hidden_B1D, cache = prefill(model, rows.tokens_BT, rows.lengths_B, num_columns + num_new)
     lengths_B, limits_B = cache.lengths_B, jnp.asarray(rows.limits_B)
 
     def choose(hidden_B1D: jax.Array) -> jax.Array:

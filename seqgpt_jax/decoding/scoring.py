@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 import math
 import sys
-import zlib
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
@@ -25,13 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.experimental.multihost_utils import assert_equal
 
 from seqgpt_jax.atomic import NONE
-from seqgpt_jax.decoding.batching import bucket, next_batch, on_host, padded, power_of_two
+from seqgpt_jax.decoding.batching import bucket, check_same_on_all_processes, next_batch, on_host, padded, power_of_two
 from seqgpt_jax.decoding.label_trie import ROOT, LabelTrie
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.models.decoder import Decoder, KVCache, init_cache
+from seqgpt_jax.models.decoder import Decoder, KVCache, init_cache, resize_cache
 from seqgpt_jax.prompt import PromptFormat
 from seqgpt_jax.vocabulary import EncodedPrompt, Vocabulary
 
@@ -99,9 +97,8 @@ def choose(
     """
     _check(model, vocabulary, prompts, labels, threshold, length_normalisation, batch_size)
     graph, params = nnx.split(model)
-    if not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(params)):
-        asked = ([prompt.ids for prompt in prompts], labels, multi_label, none_allowed)
-        assert_equal(np.uint32(zlib.crc32(repr(asked).encode())), "the processes have different questions")
+    asked = ([prompt.ids for prompt in prompts], labels, multi_label, none_allowed)
+    check_same_on_all_processes(params, asked, "the processes have different questions")
     encode = functools.lru_cache(maxsize=1 << 14)(vocabulary.encode)  # many questions have the same labels
     everything = all_probabilities or length_normalisation > 0
 
@@ -436,18 +433,4 @@ def _child_log_probs(model: Decoder, hidden_BSD: jax.Array, children_BSC: jax.Ar
     return found.swapaxes(0, 1).reshape(num_rows, num_nodes, num_children)
 
 
-@functools.partial(jax.jit, static_argnames=("num_slots",))
-def _resized(cache: KVCache, kept_B: jax.Array, num_slots: int) -> KVCache:
-    """The cache of these rows alone, with so many slots."""
-
-    def resized(x: jax.Array, row_axis: int, slot_axis: int) -> jax.Array:
-        widths = [(0, num_slots - size if axis == slot_axis else 0) for axis, size in enumerate(x.shape)]
-        return jnp.pad(jnp.take(x, kept_B, axis=row_axis), widths)
-
-    return KVCache(
-        resized(cache.keys_LBGKH, 1, 3),
-        resized(cache.values_LBGKH, 1, 3),
-        resized(cache.positions_BK, 0, 1),
-        resized(cache.segment_ids_BK, 0, 1),
-        jnp.take(cache.lengths_B, kept_B),
-    )
+_resized = jax.jit(resize_cache, static_argnames="num_slots")

@@ -26,7 +26,8 @@ from seqgpt_jax.decoding.constraints import (
     is_choice,
     is_over,
 )
-from seqgpt_jax.models.decoder import Decoder, KVCache, init_cache
+from seqgpt_jax.decoding.generate import prefill
+from seqgpt_jax.models.decoder import Decoder, KVCache, init_cache, resize_cache
 from seqgpt_jax.models.layers import accumulated
 
 
@@ -61,14 +62,11 @@ class Written(NamedTuple):
     end_log_probs_RA: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames="graph")
-def read_texts(graph: nnx.GraphDef[Decoder], params: nnx.State, tokens_PT: jax.Array, lengths_P: jax.Array) -> KVCache:
-    model = nnx.merge(graph, params)
-    empty = init_cache(model.config, *tokens_PT.shape)
-    columns_PT = jnp.broadcast_to(jnp.arange(tokens_PT.shape[1], dtype=jnp.int32), tokens_PT.shape)
-    _, cache = model(tokens_PT, columns_PT, _within(columns_PT, lengths_P), empty, jnp.zeros_like(tokens_PT[:, :1]))
-    assert cache is not None
-    return cache._replace(lengths_B=jnp.asarray(lengths_P))
+@functools.partial(jax.jit, static_argnames=("graph", "num_slots"))
+def read_texts(
+    graph: nnx.GraphDef[Decoder], params: nnx.State, tokens_PT: jax.Array, lengths_P: jax.Array, num_slots: int
+) -> KVCache:
+    return prefill(nnx.merge(graph, params), tokens_PT, lengths_P, num_slots)[1]
 
 
 def _within(columns_RT: jax.Array, lengths_R: jax.Array) -> jax.Array:
@@ -91,29 +89,31 @@ def read_rest(
     """Reads the rest of each prompt, and behind it the first guesses."""
     model = nnx.merge(graph, params)
     num_rows = tails_RT.shape[0]
-    empty = init_cache(model.config, num_rows, num_slots)
-    if text_cache is not None:
-        empty = _copied_to_rows(text_cache, rows.text_R, empty)
+    if text_cache is None:
+        cache = init_cache(model.config, num_rows, num_slots)
+    else:
+        cache = resize_cache(text_cache, jnp.asarray(rows.text_R), num_slots)
     num_places = rows.tables.min_bytes_N.shape[1]
     state = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_rows, *x.shape)), first_state(num_places))
-    ahead = _look_ahead(_of_rows(rows), rows, state, num_first, pad_id)
+    tables = _of_rows(rows)
+    ahead = _look_ahead(tables, rows, state, num_first, pad_id)
     columns_RT = jnp.broadcast_to(jnp.arange(tails_RT.shape[1], dtype=jnp.int32), tails_RT.shape)
     behind_RT = columns_RT - tail_lengths_R[:, None]
     guessed_RT = jnp.take_along_axis(ahead.tokens_RW, jnp.clip(behind_RT, 0, num_first - 1), axis=1)
     tokens_RT = jnp.where(behind_RT < 0, tails_RT, guessed_RT)
-    starts_R = empty.lengths_B
+    starts_R = cache.lengths_B
     wanted_RW = jnp.maximum(tail_lengths_R - 1, 0)[:, None] + jnp.arange(num_first)[None, :]
-    hidden_RWD, cache = model(
+    hidden_RWD, filled = model(
         tokens_RT,
         starts_R[:, None] + columns_RT,
         _within(columns_RT, tail_lengths_R + num_first - 1),
-        empty,
+        cache,
         outputs_BS=wanted_RW,
     )
-    assert cache is not None
+    assert filled is not None
     empty_RA = jnp.zeros((num_rows, num_slots), accumulated(hidden_RWD))
     progress = Progress(
-        cache,
+        filled,
         state,
         jnp.zeros(num_rows, jnp.int32),
         Written(empty_RA.astype(jnp.int32), empty_RA.astype(jnp.int32), empty_RA, empty_RA),
@@ -121,18 +121,8 @@ def read_rest(
         jnp.zeros(num_rows, jnp.int32),
         jnp.zeros(num_rows, bool),
     )
-    return _accept(model, rows, progress, ahead, hidden_RWD, starts_R + tail_lengths_R - 1)
-
-
-def _copied_to_rows(text_cache: KVCache, text_R: Array, empty: KVCache) -> KVCache:
-    num_slots, copied = text_cache.positions_BK.shape[1], _rows_of_cache(text_cache, text_R)
-    return KVCache(
-        empty.keys_LBGKH.at[:, :, :, :num_slots].set(copied.keys_LBGKH),
-        empty.values_LBGKH.at[:, :, :, :num_slots].set(copied.values_LBGKH),
-        empty.positions_BK.at[:, :num_slots].set(copied.positions_BK),
-        empty.segment_ids_BK.at[:, :num_slots].set(copied.segment_ids_BK),
-        copied.lengths_B,
-    )
+    table_RUD = model.head_rows(jnp.asarray(tables.tokens_U))
+    return _accept(tables, table_RUD, rows, progress, ahead, hidden_RWD, starts_R + tail_lengths_R - 1)
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "block"), donate_argnames="progress")
@@ -143,6 +133,7 @@ def run_blocks(
     model = nnx.merge(graph, params)
     num_rows, num_slots = progress.cache.positions_BK.shape
     tables = _of_rows(rows)
+    table_RUD = model.head_rows(jnp.asarray(tables.tokens_U))
 
     def go_on(progress: Progress) -> jax.Array:
         room_R = progress.done_R | (progress.cache.lengths_B + block <= num_slots)
@@ -156,7 +147,7 @@ def run_blocks(
         hidden_RWD, cache = model(tokens_RW, positions_RW, jnp.ones_like(tokens_RW), progress.cache)
         assert cache is not None
         progress = progress._replace(cache=cache, num_passes_R=progress.num_passes_R + ~progress.done_R)
-        return _accept(model, rows, progress, ahead, hidden_RWD, starts_R)
+        return _accept(tables, table_RUD, rows, progress, ahead, hidden_RWD, starts_R)
 
     return jax.lax.while_loop(go_on, step, progress)
 
@@ -200,7 +191,8 @@ def _look_ahead(tables: TextTables, rows: Rows, state: State, width: int, pad_id
 
 
 def _accept(
-    model: Decoder,
+    tables: TextTables,
+    table_RUD: jax.Array,
     rows: Rows,
     progress: Progress,
     ahead: _Ahead,
@@ -209,12 +201,11 @@ def _accept(
 ) -> Progress:
     """Writes the guesses up to the first that is not the greedy choice, and that choice.
 
-    hidden_RWD[:, i] is that of the token before guess i; first_slots_R is where the first of them lies in the cache.
+    table_RUD: the head's rows of the tables' tokens. hidden_RWD[:, i] is that of the token before guess i;
+    first_slots_R is where the first of them lies in the cache.
     """
-    tables = _of_rows(rows)
     width = hidden_RWD.shape[1]
     places_1W = jnp.arange(width)[None, :]
-    table_RUD = model.head_rows(jnp.asarray(tables.tokens_U))
     logits_RWU = jnp.einsum("RWD,RUD->RWU", hidden_RWD, table_RUD, preferred_element_type=accumulated(hidden_RWD))
     if rows.wanted_RA is not None:
         written_RW = jnp.minimum(progress.num_written_R[:, None] + places_1W, rows.wanted_RA.shape[1] - 1)
@@ -268,7 +259,7 @@ def take_rows(progress: Progress, kept: jax.Array, num_left: jax.Array) -> Progr
     cache = progress.cache
     state, written = jax.tree.map(lambda x: x[kept], (progress.state, progress.written))
     return Progress(
-        _rows_of_cache(cache, kept),
+        resize_cache(cache, kept, cache.positions_BK.shape[1]),
         state,
         progress.next_R[kept],
         written,
@@ -278,28 +269,12 @@ def take_rows(progress: Progress, kept: jax.Array, num_left: jax.Array) -> Progr
     )
 
 
-def _rows_of_cache(cache: KVCache, rows: Array) -> KVCache:
-    keys_LBGKH, values_LBGKH = cache.keys_LBGKH[:, rows], cache.values_LBGKH[:, rows]
-    return KVCache(
-        keys_LBGKH, values_LBGKH, cache.positions_BK[rows], cache.segment_ids_BK[rows], cache.lengths_B[rows]
-    )
-
-
 @jax.jit
 def grow(progress: Progress) -> Progress:
     """Twice as many slots, and room for as many more tokens of the answers."""
 
-    def doubled(x: jax.Array, axis: int) -> jax.Array:
-        return jnp.pad(x, [(0, x.shape[axis] if i == axis else 0) for i in range(x.ndim)])
-
-    cache = progress.cache
+    cache, num_slots = progress.cache, progress.cache.positions_BK.shape[1]
     return progress._replace(
-        cache=KVCache(
-            doubled(cache.keys_LBGKH, 3),
-            doubled(cache.values_LBGKH, 3),
-            doubled(cache.positions_BK, 1),
-            doubled(cache.segment_ids_BK, 1),
-            cache.lengths_B,
-        ),
-        written=Written(*(doubled(x, 1) for x in progress.written)),
+        cache=resize_cache(cache, jnp.arange(len(cache.lengths_B)), 2 * num_slots),
+        written=Written(*(jnp.pad(x, ((0, 0), (0, num_slots))) for x in progress.written)),
     )

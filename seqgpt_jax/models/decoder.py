@@ -5,7 +5,7 @@ give ALiBi slopes or a rotation of queries and keys. Training, prefill and a dec
 cache differs.
 
 Shapes: B batch, T tokens of this call, K key slots, L layers, D width, N heads, G key and value heads (N is a multiple
-of G), H head dim, V vocabulary, S the tokens whose hidden states are wanted.
+of G), H head dim, R rows of a cache, V vocabulary, S the tokens whose hidden states are wanted.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class DecoderConfig:
     compute_dtype: str = "float32"  # activations and matrix products; scores, softmax, norms and logits are float32
     remat: Remat = "none"  # what the backward pass recomputes: nothing, all but dots, all
     attention: str = "auto"  # a backend of models/attention.py
-    layer_loop: LayerLoop = "auto"  # auto: unrolled for few layers on CPU, else scanned
+    layer_loop: LayerLoop = "auto"  # auto: unrolled in training of few layers on CPU, else scanned
     lora: LoraConfig | None = None  # low-rank additions, which are then all that is trained
 
     def __post_init__(self) -> None:
@@ -95,6 +95,22 @@ def init_cache(config: DecoderConfig, batch: int, num_slots: int) -> KVCache:
     empty = jnp.zeros(shape, config.compute_dtype)
     slots_BK = jnp.zeros((batch, num_slots), jnp.int32)
     return KVCache(empty, empty, slots_BK, slots_BK, jnp.zeros(batch, jnp.int32))
+
+
+def resize_cache(cache: KVCache, rows_R: jax.Array, num_slots: int) -> KVCache:
+    """The cache of these rows alone (a row may come several times), with at least as many slots as it had."""
+
+    def resized(x: jax.Array, row_axis: int, slot_axis: int) -> jax.Array:
+        widths = [(0, num_slots - size if axis == slot_axis else 0) for axis, size in enumerate(x.shape)]
+        return jnp.pad(jnp.take(x, rows_R, axis=row_axis), widths)
+
+    return KVCache(
+        resized(cache.keys_LBGKH, 1, 3),
+        resized(cache.values_LBGKH, 1, 3),
+        resized(cache.positions_BK, 0, 1),
+        resized(cache.segment_ids_BK, 0, 1),
+        jnp.take(cache.lengths_B, rows_R),
+    )
 
 
 Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -172,7 +188,7 @@ class Decoder(nnx.Module):
             )
             layout = TokenLayout(segment_ids_BT, cache.segment_ids_BK, cache.positions_BK, slots_BT, visible_BTK)
         sight = _Sight(layout, self.rotation(positions_BT))
-        if self._unrolled():
+        if self._unrolled(cache):
             x_BTD, cache = self._run_unrolled(x_BTD, sight, cache, outputs_BS)
         else:
             x_BTD, cache = self._run_scanned(x_BTD, sight, cache)
@@ -234,12 +250,12 @@ class Decoder(nnx.Module):
         if self.config.remat != "none" and cache is None:
             save = jax.checkpoint_policies
             policy = save.dots_with_no_batch_dims_saveable if self.config.remat == "dots" else save.nothing_saveable
-            block = jax.checkpoint(block, policy=policy, prevent_cse=self._unrolled())
+            block = jax.checkpoint(block, policy=policy, prevent_cse=self._unrolled(cache))
         return block(x_BTD, params), cache
 
-    def _unrolled(self) -> bool:
+    def _unrolled(self, cache: KVCache | None) -> bool:
         if self.config.layer_loop == "auto":
-            return jax.default_backend() == "cpu" and self.config.num_layers <= 12
+            return jax.default_backend() == "cpu" and self.config.num_layers <= 12 and cache is None
         return self.config.layer_loop == "unroll"
 
 

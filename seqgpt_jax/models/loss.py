@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from seqgpt_jax.checked import Checked
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.decoder import Decoder
+from seqgpt_jax.models.layers import accumulated
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class _Running(NamedTuple):
 
 
 def _scores_of_chunks(hidden_BSD: jax.Array, table_PVD: jax.Array, targets_BS: jax.Array, chunk: int) -> TokenScores:
-    targets_1BS1, dtype = targets_BS[None, ..., None], _sum_dtype(hidden_BSD)
+    targets_1BS1, dtype = targets_BS[None, ..., None], accumulated(hidden_BSD)
     shape = (table_PVD.shape[0], *targets_BS.shape)
 
     def add(start: Any, size: int, running: _Running) -> _Running:
@@ -183,7 +184,7 @@ def _chunked_backward(chunk: int, kept: Any, slopes: TokenScores) -> Any:
     hidden_BSD, table_PVD, targets_BS, log_z_BS = kept
     per_token = (targets_BS, log_z_BS, slopes.log_z_BS, slopes.target_logits_BS)
     targets_1BS1, log_z_1BS1, log_z_slope_1BS1, target_slope_1BS1 = (array[None, ..., None] for array in per_token)
-    dtype = _sum_dtype(hidden_BSD)
+    dtype = accumulated(hidden_BSD)
 
     def add(start: Any, size: int, gradients: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         hidden_PBSD, written_PVD = gradients
@@ -222,7 +223,7 @@ def _over_chunks(add: Any, num_words: int, chunk: int, carry: Any) -> Any:
 
 def _logits(hidden_BSD: jax.Array, table_PVD: jax.Array, start: Any, size: int) -> jax.Array:
     table_PCD = _slice(table_PVD, start, size).astype(hidden_BSD.dtype)
-    return jnp.einsum("BSD,PCD->PBSC", hidden_BSD, table_PCD, preferred_element_type=_sum_dtype(hidden_BSD))
+    return jnp.einsum("BSD,PCD->PBSC", hidden_BSD, table_PCD, preferred_element_type=accumulated(hidden_BSD))
 
 
 def _slice(table_PVD: jax.Array, start: Any, size: int) -> jax.Array:
@@ -234,7 +235,3 @@ def _words(table_PVD: jax.Array, start: Any, size: int) -> jax.Array:
     parts, part_size, _ = table_PVD.shape
     part_starts_P111 = jnp.arange(parts, dtype=jnp.int32)[:, None, None, None] * part_size
     return part_starts_P111 + start + jnp.arange(size, dtype=jnp.int32)[None, None, None, :]
-
-
-def _sum_dtype(hidden_BSD: jax.Array) -> Any:
-    return jnp.promote_types(hidden_BSD.dtype, jnp.float32)
