@@ -116,7 +116,7 @@ def evaluate(
         evaluated.append(_evaluate_dataset(meta, split, gold, predicted, unconstrained, path))
     skipped = tuple(dataset.meta.name for dataset in datasets if split not in dataset.splits)
     described = predictor.description() if isinstance(predictor, DescribedPredictor) else {}
-    system = {"name": name, "seconds": round(seconds, 3), **described}
+    system = {**({"name": name} if name else {}), "seconds": round(seconds, 3), **described}
     return Evaluation(split, limit, tuple(evaluated), skipped, unscored, seed, system)
 
 

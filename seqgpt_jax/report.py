@@ -236,5 +236,6 @@ def _draw_tasks(name: str, evaluation: Evaluation, path: Path) -> None:
     axes.axvline(len(tasks) - 1.5, color="0.6", linewidth=0.8, linestyle=":")
     axes.set_xticks(range(len(tasks)), tasks)
     axes.set(ylim=(0, 1.08), ylabel="score", title=f"{name}: {evaluation.split}, {len(evaluation.datasets)} datasets")
-    axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    if languages:
+        axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     figure.savefig(path, dpi=150)

@@ -283,6 +283,7 @@ def breakdowns_to_markdown(evaluation: Evaluation) -> list[str]:
 
 
 _NUM_EXAMPLES = 6  # of a kind of error, each of another dataset
+_EXAMPLE_CHARACTERS = 120
 
 _ERRORS_NOTE = (
     "Gold items (labels, spans, triples, arguments) missed, under a wrong type, at a place that overlaps, in answers "
@@ -292,7 +293,12 @@ _ERRORS_NOTE = (
 
 def _example(example: ErrorExample) -> str:
     sides = {"gold": example.gold, "predicted": example.predicted}
-    return ", ".join(f"{name} `{shown}`" for name, shown in sides.items() if shown is not None)
+    return ", ".join(f"{name} `{_short(shown)}`" for name, shown in sides.items() if shown is not None)
+
+
+def _short(shown: str) -> str:
+    shown = shown.replace("`", "'")
+    return shown if len(shown) <= _EXAMPLE_CHARACTERS else shown[:_EXAMPLE_CHARACTERS] + " ..."
 
 
 _RATES_NOTE = (

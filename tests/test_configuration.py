@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from seqgpt_jax import configuration
-from seqgpt_jax.configuration import find_recipe, gin_folder, load_recipe, operative_config_str
+from seqgpt_jax.configuration import find_recipe, gin_folder, load_evaluation, load_recipe, operative_config_str
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.lora import LoraConfig
 from seqgpt_jax.models.presets import PRESETS
@@ -109,6 +110,45 @@ def test_every_recipe_builds(name: str, tmp_path: Path) -> None:
     head = path.read_text().split("\n\n")[0]
     assert f"seqgpt train gin/recipes/{name}.gin" in head
     assert "Expect" in head
+
+
+@pytest.mark.parametrize("name", names("eval"))
+def test_every_evaluation_builds(name: str) -> None:
+    path = GIN / "eval" / f"{name}.gin"
+    evaluation = load_evaluation(path)
+    assert (evaluation.name, evaluation.mixture, evaluation.seed) == (name, name, 0)
+    assert evaluation.split == ("validation" if name.startswith("held_in") else "test")
+    assert evaluation.limit == (50 if name.startswith("mini") else 200)
+    assert f"seqgpt eval --model runs/{'quickstart' if name.startswith('mini') else 'real'} gin/eval/{name}.gin" in (
+        path.read_text()
+    )
+    assert load_evaluation(f"eval/{name}.gin") == load_evaluation(name) == evaluation
+
+
+def test_recipes_include_the_evaluations_that_they_shorten() -> None:
+    held_in, held_out = load_recipe("real").evaluations
+    assert held_in == dataclasses.replace(load_evaluation("held_in"), limit=50)
+    assert held_out == dataclasses.replace(load_evaluation("held_out"), limit=50)
+    (quick,) = load_recipe("quickstart").evaluations
+    assert quick == dataclasses.replace(load_evaluation("mini_held_out"), name="held_out", limit=20)
+    bloomz = load_recipe("bloomz_560m", ["PRETRAINED='models/x'", "DATA_DIR='d'"]).evaluations
+    assert [(each.mixture, each.limit) for each in bloomz] == [("held_in", 500), ("held_out", None)]
+
+
+def test_a_file_that_is_no_evaluation_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.gin"
+    for text, why in (
+        ("recipe.seed = 1\n", "mine.gin: holds 0 evaluations, not one"),
+        ("a/evaluation.name = 'a'\nb/evaluation.name = 'b'\n", r"holds 2 evaluations \(a, b\), not one"),
+        ("a/evaluation.name = 'a'\n", "needs .*mixture"),
+        ("a/evaluation.nmae = 'a'\n", "evaluation has no 'nmae' .did you mean name"),
+        ("a/evaluation.name = 'a'\na/evaluation.mixture = 'm'\na/evaluation.limit = 0\n", "limit is 0"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=why):
+            load_evaluation(file)
+    with pytest.raises(UserError, match=r"held_uot: no such gin file \(ours are eval/held_out\.gin"):
+        load_evaluation("held_uot")
 
 
 def test_what_a_recipe_requires_is_asked_for_in_one_line(small: Path) -> None:

@@ -1,129 +1,30 @@
-"""evaluation.py with predictors that are not models: one that knows the gold, one that makes known mistakes."""
+"""evaluation.py with predictors that are not models."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from seqgpt_jax.answering import Answered
-from seqgpt_jax.atomic import AtomicExample, decompose
+from seqgpt_jax.atomic import AtomicExample
 from seqgpt_jax.averages import AnswerRates
-from seqgpt_jax.data.datasets import Dataset
+from seqgpt_jax.data.datasets import sample_records
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.evaluation import evaluate
-from seqgpt_jax.metrics import empty_predictions
-from seqgpt_jax.predictor import RecordPrediction
-from seqgpt_jax.prompt import SEQGPT_V1, Parsed
-from seqgpt_jax.records import (
-    ClassificationRecord,
-    DatasetMeta,
-    Event,
-    EventRecord,
-    ExtractionRecord,
-    Record,
-    Span,
-    record_from_dict,
-)
+from seqgpt_jax.prompt import Parsed
+from seqgpt_jax.records import ClassificationRecord, DatasetMeta, ExtractionRecord, record_from_dict
+from seqgpt_jax.report import write_evaluation
 from seqgpt_jax.sections import section_to_text
-
-
-class ToyDataset(Dataset):
-    held_out = False
-
-    def __init__(self, meta: DatasetMeta, records: Sequence[Record], splits: tuple[str, ...] = ("test",)) -> None:
-        self._meta, self._records, self._splits = meta, records, splits
-
-    @property
-    def meta(self) -> DatasetMeta:
-        return self._meta
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return self._splits
-
-    def records(self, split: str, limit: int | None = None) -> Iterator[Record]:
-        self._check_split(split)
-        return iter(self._records[:limit])
-
-    def fingerprint(self, split: str) -> str:
-        return ""
-
-
-class GoldPredictor:
-    """Answers every question of a record with its gold; checks that the gold was not handed to it."""
-
-    def __init__(self, datasets: Sequence[ToyDataset]) -> None:
-        self.gold = {(d.meta.name, record.id): record for d in datasets for record in d.records(d.splits[0])}
-        self.calls = 0
-
-    def predict_records(
-        self, records: Sequence[Record], metas: Sequence[DatasetMeta], split: str = "test", progress: bool = False
-    ) -> list[RecordPrediction]:
-        self.calls += 1
-        assert list(records) == empty_predictions(records)
-        return [
-            self.predict(self.gold[meta.name, record.id], meta) for record, meta in zip(records, metas, strict=True)
-        ]
-
-    def predict(self, gold: Record, meta: DatasetMeta) -> RecordPrediction:
-        return RecordPrediction(gold, tuple(_answered(example) for example in decompose(gold, meta)))
-
-
-class CarelessPredictor(GoldPredictor):
-    """Gold, but `no` wherever it is asked to choose, and one string that is not in the text per set of spans."""
-
-    def predict(self, gold: Record, meta: DatasetMeta) -> RecordPrediction:
-        right = super().predict(gold, meta)
-        if isinstance(gold, ClassificationRecord):
-            return RecordPrediction(replace(gold, labels=("no",)), right.answered)
-        if not isinstance(gold, ExtractionRecord):
-            return right
-        answered = []
-        for answer in right.answered:
-            example, label = answer.example, answer.example.labels[0]
-            assert not isinstance(example.answer, tuple)
-            spans = {**example.answer, label: (*example.answer.get(label, ()), "Nowhere")}
-            wrong = replace(example, answer=spans)
-            answered.append(Answered(wrong, "?", Parsed(spans, ("broken",), ("planet",)), tokens_cut=5))
-        nowhere = Span(meta.labels[0], -1, -1, "Nowhere")
-        return RecordPrediction(replace(gold, spans=(*gold.spans, nowhere)), tuple(answered))
-
-
-def _answered(example: AtomicExample) -> Answered:
-    raw = SEQGPT_V1.render_answer(example)
-    return Answered(example, raw, SEQGPT_V1.parse(raw, example.kind, example.labels))
-
-
-def _choices(name: str, task: str, language: str, labels: Sequence[str]) -> ToyDataset:
-    records = [ClassificationRecord(str(i), task, f"text {i}", (label,)) for i, label in enumerate(labels)]
-    return ToyDataset(DatasetMeta(name, task, language, ("yes", "no", "perhaps")), records)
-
-
-def _names(name: str, task: str, language: str) -> ToyDataset:
-    records = [
-        ExtractionRecord("0", task, "Ada met Bob", (Span("who", 0, 3, "Ada"), Span("who", 8, 11, "Bob"))),
-        ExtractionRecord("1", task, "It rained", ()),
-    ]
-    return ToyDataset(DatasetMeta(name, task, language, ("who",)), records)
+from tests.toy_evaluation import CarelessPredictor, GoldPredictor, ToyDataset, answered, toy_datasets
 
 
 @pytest.fixture
 def datasets() -> list[ToyDataset]:
-    event = EventRecord(
-        "0", "EE", "Ada met Bob", (Event("meet", Span("meet", 4, 7, "met"), (Span("who", 0, 3, "Ada"),)),)
-    )
-    return [
-        _choices("topics", "CLS", "en", ["yes", "no", "no", "no"]),
-        _choices("tones", "CLS", "en", ["yes", "yes", "yes", "no"]),
-        _choices("moods", "SA", "zh", ["yes", "perhaps", "yes", "no"]),
-        _names("people", "NER", "en"),
-        ToyDataset(DatasetMeta("meetings", "EE", "en", ("meet",), roles=("who",)), [event]),
-        _names("leute", "NER", "zh"),
-    ]
+    return toy_datasets()
 
 
 def test_gold_scores_one_everywhere(datasets: list[ToyDataset]) -> None:
@@ -200,7 +101,7 @@ class FreelyCarelessPredictor(GoldPredictor):
         answers = []
         for example in examples:
             if isinstance(example.answer, tuple):
-                answers.append(_answered(example))
+                answers.append(answered(example))
             else:
                 spans = {**example.answer, example.labels[0]: ("Nowhere",)}
                 answers.append(Answered(replace(example, answer=spans), "?", Parsed(spans, ("broken",))))
@@ -263,3 +164,46 @@ def test_datasets_without_the_split_are_named(datasets: list[ToyDataset]) -> Non
     assert evaluation.skipped == ("topics",)
     with pytest.raises(UserError, match=r"none of 1 datasets has a split 'test' \(they have: train\)"):
         evaluate(GoldPredictor(datasets), [other], progress=False)
+
+
+def test_the_same_seed_draws_the_same_records(datasets: list[ToyDataset]) -> None:
+    records = [ClassificationRecord(str(i), "CLS", f"text {i}", ("yes",)) for i in range(50)]
+    many = [ToyDataset(datasets[0].meta, records)]
+    drawn = [
+        evaluate(predictor(many), many, limit=10, progress=False, seed=seed).datasets[0].counts.ids
+        for predictor, seed in ((GoldPredictor, 3), (CarelessPredictor, 3), (GoldPredictor, 4))
+    ]
+    assert drawn[0] == drawn[1] == tuple(record.id for record in sample_records(many[0], "test", 10, 3))
+    assert drawn[0] != drawn[2]
+
+
+def test_a_dataset_without_gold_is_named_and_predicted_and_in_no_mean(
+    datasets: list[ToyDataset], tmp_path: Path
+) -> None:
+    blank = [ExtractionRecord(str(i), "NER", "Ada met Bob", ()) for i in range(3)]
+    silent = ToyDataset(DatasetMeta("silent", "NER", "en", ("who",)), blank)
+    empty = ToyDataset(DatasetMeta("empty", "NER", "en", ("who",)), [])
+    everything = [*datasets, silent, empty]
+    evaluation = evaluate(CarelessPredictor(everything), everything, predictions_dir=tmp_path, progress=False)
+    assert evaluation.unscored == {"silent": "no gold: none of its records has an answer", "empty": "no records"}
+    assert evaluation.summary() == evaluate(CarelessPredictor(datasets), datasets, progress=False).summary()
+    assert len((tmp_path / "en-silent-test.jsonl").read_text("utf-8").splitlines()) == 3
+    text = section_to_text("all", evaluation)
+    assert "6 datasets, 2 without a score" in text and "no score for empty: no records" in text
+    nothing = evaluate(GoldPredictor([silent]), [silent], progress=False)
+    assert nothing.score != nothing.score and nothing.interval is None  # not a number
+    assert "no score for silent" in section_to_text("nothing", nothing)
+    write_evaluation(tmp_path, "nothing", nothing)
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    assert (report["score"], report["interval"], list(report["unscored"])) == (None, None, ["silent"])
+
+
+def test_intervals_of_means_lie_around_them(datasets: list[ToyDataset]) -> None:
+    evaluation = evaluate(CarelessPredictor(datasets), datasets, progress=False)
+    scored = [*evaluation.datasets, *evaluation.languages.values(), *evaluation.languages["en"].tasks.values()]
+    for each in scored:
+        score = each.score if isinstance(each.score, float) else each.score.headline
+        low, high = each.interval
+        assert low <= score <= high
+    assert evaluation.interval is not None
+    assert 0 < evaluation.interval[0] < evaluation.score < evaluation.interval[1] < 1

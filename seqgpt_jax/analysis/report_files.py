@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,5 +60,5 @@ def _dataset(fields: Mapping[str, Any], folder: Path) -> ReportedDataset:
         headline=fields["headline"],
         score=fields["score"],
         counts=RecordCounts.from_dict(fields["counts"]),
-        predictions=None if predictions is None else folder / predictions,
+        predictions=None if predictions is None else Path(os.path.normpath(folder / predictions)),
     )
