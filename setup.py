@@ -56,6 +56,9 @@ TFIDF = ["scikit-learn>=1.5,<2"]
 # hub:NAME mixtures.
 HUB = ["datasets>=5.2,<6"]
 
+# `seqgpt study` on SLURM and Kubernetes.
+LAUNCH = ["pyyaml>=6.0,<7", "submitit>=1.5,<2"]
+
 # `seqgpt plan` compiles for TPUs through it; no TPU is needed. The version that jax 0.10's own extra "tpu" names.
 TPU_PLAN = ["libtpu>=0.0.42,<0.0.43"]
 
@@ -95,8 +98,9 @@ setup(
         "beam": BEAM,
         "hf": HF,
         "hub": HUB,
+        "launch": LAUNCH,
         "openai": OPENAI,
-        "test": [*TEST, *HUB, *OPENAI],
+        "test": [*TEST, *HUB, *LAUNCH, *OPENAI],
         "tfidf": TFIDF,
         "tpu-plan": TPU_PLAN,
     },

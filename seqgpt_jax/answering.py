@@ -32,6 +32,7 @@ class DecodeConfig:
     read as far as it can be.
     """
 
+    max_extract_labels: int = 6  # asked in one prompt
     max_prompt_tokens: int = 1024  # a longer prompt loses the end of its text
     max_new_tokens: int = 256  # a longer answer is cut off
     batch_size: int = 64  # prompts decoded at once, or beams
@@ -41,6 +42,8 @@ class DecodeConfig:
     repetition_penalty: float = 1.0  # of beam search, on every token that the prompt or the answer has
 
     def __post_init__(self) -> None:
+        if self.max_extract_labels < 1:
+            raise UserError(f"max_extract_labels is {self.max_extract_labels} (it must be at least 1)")
         if self.num_beams > 1 and self.constrained:
             raise UserError(f"num_beams={self.num_beams} is for what is not constrained (add constrained=False)")
         if self.num_beams == 1 and self.repetition_penalty != 1:

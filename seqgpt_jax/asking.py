@@ -86,18 +86,20 @@ def predict_by_asking(
     metas: Sequence[DatasetMeta],
     split: str,
     answer: Callable[[Sequence[RecordQuestion]], Sequence[Answered]],
+    max_extract_labels: int = 6,
 ) -> list[RecordPrediction]:
     """Returns each record (what gold it holds is not looked at) as the answers fill it in; metas[i] is records[i]'s.
 
     answer: called once a round with the questions of all records, returns their answers in the same order.
+    max_extract_labels: of one question.
     """
     answered: list[list[Answered]] = [[] for _ in records]
     unfinished = list(range(len(records)))
     while unfinished:
         questions: list[RecordQuestion] = []
         for i in unfinished:
-            known = [each.example for each in answered[i]]
-            for example in evaluation_questions(ask_next(records[i], metas[i], known, split)):
+            asked = ask_next(records[i], metas[i], [each.example for each in answered[i]], split)
+            for example in evaluation_questions(asked, max_extract_labels):
                 several = several_may_hold(example.source, metas[i])
                 questions.append(RecordQuestion(i, example, several, bool(none_options(records[i]))))
         unfinished = list(dict.fromkeys(question.record for question in questions))

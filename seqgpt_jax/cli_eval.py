@@ -34,6 +34,10 @@ def add_eval_commands(commands: Any) -> None:
     evaluate.add_argument(
         "--out", type=Path, metavar="DIR", help="write report.json, report.md, ids.json, predictions/ and figures/"
     )
+    evaluate.add_argument(
+        "--num_unconstrained", type=whole_number, default=20, metavar="N",
+        help="records a dataset that a model of ours is asked about again without constraints (default: 20)",
+    )  # fmt: skip
 
     compare = add_command(
         commands, "compare", _compare, "set evaluations of the same records side by side, with paired intervals",
@@ -111,8 +115,9 @@ def _eval(options: argparse.Namespace) -> None:
     system = open_system(options.model, datasets, **given_options(options))
     predictions = None if options.out is None else options.out / "predictions"
     evaluation = evaluate(
-        system, datasets, settings.split, settings.limit, predictions, seed=settings.seed, name=options.model
-    )
+        system, datasets, settings.split, settings.limit, predictions,
+        num_unconstrained=options.num_unconstrained, seed=settings.seed, name=options.model,
+    )  # fmt: skip
     print(section_to_text(settings.name, evaluation))
     for reason, number in evaluation.system.get("unanswered", {}).items():
         print(f"  {number} questions without an answer: {reason}")

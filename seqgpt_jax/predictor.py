@@ -303,8 +303,8 @@ class SeqGPT:
         reading = Reading(self.calibration, *_limits(self.calibration, abstain_below))
         answerer = self.answerer
         pools = pools_of(requests, examples, max_examples)
-        limit = answerer.decode.max_prompt_tokens
-        planner = Planner(answerer.vocabulary, answerer.format, limit, long, with_examples=any(pools))
+        limits = answerer.decode.max_prompt_tokens, answerer.decode.max_extract_labels
+        planner = Planner(answerer.vocabulary, answerer.format, *limits, long, any(pools))
         plans = [planner.plan(request) for request in requests]
         pieces = sorted(
             ((i, window) for i, plan in enumerate(plans) for window in plan.windows),
@@ -409,7 +409,7 @@ class SeqGPT:
                 pools=None if pools is None else [pools[question.record] for question in questions],
             )
 
-        return predict_by_asking(records, metas, split, answer)
+        return predict_by_asking(records, metas, split, answer, self.answerer.decode.max_extract_labels)
 
 
 def _limits(

@@ -26,7 +26,8 @@ def open_system(spec: str, datasets: Sequence[Dataset] = (), **options: Any) -> 
     hf:PATH                 transformers_model.TransformersOptions
     tfidf, gazetteer        training_data.TrainingOptions
     majority                none; `datasets` are those that it will be asked about
-    anything else           a model of ours: a run directory, a Hugging Face directory or a hub id
+    anything else           a model of ours: a run directory, a Hugging Face directory or a hub id; its options are
+                            max_extract_labels and unconstrained
 
     UserError for an option that the system does not have, a package that it needs and is not there, and whatever it
     cannot be made of.
@@ -72,9 +73,12 @@ class OurModel:
 
 
 def _open_our_model(path: str, datasets: Sequence[Dataset], options: dict[str, Any]) -> System:
+    from seqgpt_jax.answering import DecodeConfig
     from seqgpt_jax.predictor import SeqGPT
 
-    return OurModel(SeqGPT.from_pretrained(path), path)
+    constrained = not options.pop("unconstrained", False)
+    decode = DecodeConfig(constrained=constrained, **options)
+    return OurModel(SeqGPT.from_pretrained(path, decode=decode), path)
 
 
 def _open_chat_server(name: str, datasets: Sequence[Dataset], options: dict[str, Any]) -> System:

@@ -11,6 +11,7 @@ from seqgpt_jax.cli_arguments import count, positive
 
 _TRAINING = ("train_mixture", "train_limit")
 OPTIONS = {
+    "seqgpt": ("max_extract_labels", "unconstrained"),
     "openai": ("base_url", "settings", "requests_per_minute", "concurrency", "timeout", "attempts", "prices", "cache"),
     "hf": ("prompt", "batch_size"),
     "tfidf": _TRAINING,
@@ -28,6 +29,11 @@ def add_system(parser: argparse.ArgumentParser) -> None:
         help="a run directory, a Hugging Face directory, or a hub id of ours; openai:NAME, hf:PATH, majority, tfidf or "
         "gazetteer",
     )
+    ours = parser.add_argument_group("--model DIR, a model of ours")
+    ours.add_argument(
+        "--max_extract_labels", type=count, metavar="N", help="labels in one extraction prompt (default: 6)"
+    )
+    ours.add_argument("--unconstrained", action="store_const", const=True, help="score what the model writes by itself")
     server = parser.add_argument_group("--model openai:NAME (the key is the environment's OPENAI_API_KEY)")
     server.add_argument("--base_url", metavar="URL", help="of the server (default: https://api.openai.com/v1)")
     server.add_argument(
