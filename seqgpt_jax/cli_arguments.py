@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 
@@ -47,6 +48,15 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def folder(text: str) -> Path:
+    """A path; an address such as gs://bucket/run is none, and would become a folder of that name here."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no path (results need a file system: give one that is mounted, such as a shared disk)"
+        )
+    return Path(text)
 
 
 def positive(text: str) -> float:

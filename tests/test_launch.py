@@ -28,7 +28,7 @@ REQUIRED = {  # options without which a script does nothing
     "slurm": "--nodes 2 --gpus_per_node 8",
     "tpu": "--name real --zone z --accelerator_type v5litepod-16 --runtime_version v2 --image reg/tpu --nfs 10.0.0.2:/",
 }
-BINDING = """PRETRAINED = 'a "b" $(HOME) \\\\ c'"""  # everything that a shell or YAML could take for its own
+BINDING = """PRETRAINED = 'a "b" $(SEQGPT_DATA_DIR) \\\\ c'"""  # everything that a shell or YAML could take for its own
 COMMAND = [
     "train",
     "gin/recipes/bloomz_560m.gin",
@@ -73,8 +73,9 @@ def container(pod: dict[str, Any]) -> dict[str, Any]:
 
 
 def expanded(word: str) -> str:
-    """What Kubernetes makes of an argument in the first pod, where no other variable is set."""
-    return "0" if word == "$(JOB_COMPLETION_INDEX)" else word.replace("$$(", "$(")
+    """What Kubernetes makes of an argument in the first pod: $(NAME) is a variable's value, $$ a dollar."""
+    values = {"JOB_COMPLETION_INDEX": "0", "SEQGPT_DATA_DIR": "/shared/data"}
+    return re.sub(r"\$(\$|\((\w+)\))", lambda m: "$" if m[1] == "$" else values.get(m[2], m[0]), word)
 
 
 def seqgpt_words(script: str) -> list[str]:
@@ -127,7 +128,7 @@ def test_the_command_arrives_word_for_word(script: str) -> None:
     options = build_parser().parse_args(words)
     assert (options.recipe, str(options.run_dir)) == ("gin/recipes/bloomz_560m.gin", "/shared/run")
     assert options.gin == [BINDING, "DATA_DIR='d'"]
-    assert load_recipe(options.recipe, options.gin).model.pretrained == 'a "b" $(HOME) \\ c'
+    assert load_recipe(options.recipe, options.gin).model.pretrained == 'a "b" $(SEQGPT_DATA_DIR) \\ c'
 
 
 def test_kubernetes_manifests_are_of_kubernetes() -> None:

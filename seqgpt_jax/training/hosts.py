@@ -258,7 +258,7 @@ def check_shared(run_dir: Path) -> None:
     if first != 0:
         raise UserError(
             f"{run_dir}: process {jax.process_index()} on {socket.gethostname()} does not see there what process 0 "
-            "wrote (give a --run_dir on a file system that all hosts share, such as NFS or a mounted bucket)"
+            "wrote (give a --run_dir on a file system that all hosts share, such as NFS)"
         )
 
 
