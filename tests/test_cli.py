@@ -11,7 +11,19 @@ from seqgpt_jax.cli import build_parser, main
 
 REPO = Path(__file__).resolve().parent.parent
 QUICKSTART = str(REPO / "gin/recipes/quickstart.gin")
-COMMANDS = ("train", "eval", "calibrate", "predict", "export", "import", "trim", "generate", "doctor", "plan")
+COMMANDS = (
+    "train",
+    "eval",
+    "calibrate",
+    "predict",
+    "export",
+    "import",
+    "trim",
+    "generate",
+    "doctor",
+    "plan",
+    "fewshot",
+)
 
 META = {"name": "toy", "task": "NER", "language": "en", "labels": ["city", "person"], "splits": {"test": 1}}
 RECORD = {"id": "toy-0", "task": "NER", "kind": "extraction", "text": "Ada went to Rome", "label_set": None}
