@@ -3,6 +3,7 @@
     OUT/settings.json                              what a result depends on; another is refused
     OUT/samples/<language>-<dataset>-<seed>/       a dataset folder with train and validation
     OUT/runs/<cell>-<rate>/                        the run of a fine-tuning, removed when its cell has a result
+    OUT/runs/<cell>-<rate>.log                     what it printed
     OUT/results/<cell>.json                        gains.Result; <cell> is <language>-<dataset>-<seed>-<arm>
     OUT/predictions/<cell>/                        what the score is made of, record by record
     OUT/few_shot.json, few_shot.md                 report.py
@@ -12,6 +13,7 @@ The learning rate, and when to stop, are chosen on the sample's validation set; 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -80,7 +82,10 @@ class FineTuner:
 
         said = ("finetune/stage.protocol = 'few_shot'", f"recipe.seed = {seed}")
         choices = Choices(self._settings.epochs, rate, bindings=(*said, *self._settings.bindings))
-        return finetune(own, model, run_dir, choices)["validation"].score
+        log = run_dir.parent / f"{run_dir.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+            return finetune(own, model, run_dir, choices)["validation"].score
 
     def judge(self, run_dir: Path, dataset: Dataset, predictions_dir: Path) -> Judgement:
         from seqgpt_jax.evaluation import evaluate
