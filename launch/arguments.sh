@@ -96,6 +96,10 @@ shared_environment() { # where all hosts see one disk as /shared
   environment[SEQGPT_CACHE_DIR]=/shared/cache
 }
 
+patient_environment() { # where a cluster makes machines for some processes while others run already
+  environment[SEQGPT_JOIN_SECONDS]=3600
+}
+
 variables() { # their names
   printf '%s\n' "${!environment[@]}" | sort
 }

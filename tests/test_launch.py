@@ -18,6 +18,7 @@ import yaml
 
 from seqgpt_jax.cli import build_parser
 from seqgpt_jax.configuration import load_recipe
+from seqgpt_jax.training.hosts import JOIN_SECONDS
 
 REPO = Path(__file__).resolve().parent.parent
 LAUNCH = REPO / "launch"
@@ -190,6 +191,8 @@ def test_the_jobset_is_of_one_slice() -> None:
     (rule,) = found["spec"]["failurePolicy"]["rules"]
     assert rule == {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
     assert {"name": "A", "value": "b c"} in container(job["template"])["env"]
+    waits = [each for each in container(job["template"])["env"] if each["name"] == JOIN_SECONDS]
+    assert waits == [{"name": JOIN_SECONDS, "value": "3600"}]
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ wandb_secret=""
 options="name image claim accelerator topology chips_per_host namespace restarts wandb_secret" switches="spot"
 tpu_environment
 shared_environment
+patient_environment
 read_arguments "$@"
 need name image claim accelerator topology
 need_numbers chips_per_host restarts

@@ -24,6 +24,7 @@ wandb_secret=""
 options="name image claim nodes gpus_per_node cpus memory gpu_product namespace restarts wandb_secret"
 gpu_environment
 shared_environment
+patient_environment
 read_arguments "$@"
 need name image claim
 need_numbers nodes gpus_per_node cpus restarts
