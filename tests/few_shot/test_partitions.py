@@ -58,7 +58,7 @@ def test_the_upstream_side_is_a_mixture(name: str, mixture: str, datasets: int, 
 def test_a_side_without_datasets(root: Path) -> None:
     with pytest.raises(UserError, match=r"held_out has no dataset of NER \(choose another partition\)"):
         downstream_datasets(find_partition("without_ner"), data_dir=root)
-    with pytest.raises(UserError, match="did you mean without_ner"):
+    with pytest.raises(UserError, match=r"unknown partition .without_nre. \(did you mean without_re, without_ner"):
         find_partition("without_nre")
 
 
