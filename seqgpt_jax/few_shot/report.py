@@ -88,7 +88,7 @@ def _sentences(summary: Summary) -> list[str]:
 
 
 def _row(gain: Gain) -> list[str]:
-    scores = [_spread(values) for values in (gain.without, gain.with_upstream, gain.differences)]
+    scores = [_spread(gain.without), _spread(gain.with_upstream), _spread(gain.differences, "+")]
     mark = "" if not gain.near_zero or gain.relative is None else " (baseline near 0)"
     return [gain.dataset, gain.task, gain.metric, str(len(gain.without)), *scores, _percent(gain.relative) + mark]
 
@@ -98,9 +98,10 @@ def _summary_cells(summary: Summary) -> list[str]:
     return [str(summary.num_datasets), *means, f"{100 * summary.absolute:+.1f}", _percent(summary.arg)]
 
 
-def _spread(values: Sequence[float]) -> str:
+def _spread(values: Sequence[float], sign: str = "-") -> str:
+    """sign: "+" shows it above 0 too."""
     spread = deviation(values)
-    return f"{100 * statistics.fmean(values):.1f}" + ("" if math.isnan(spread) else f" ± {100 * spread:.1f}")
+    return f"{100 * statistics.fmean(values):{sign}.1f}" + ("" if math.isnan(spread) else f" ± {100 * spread:.1f}")
 
 
 def _percent(value: float | None) -> str:

@@ -131,14 +131,14 @@ def test_a_baseline_of_0_or_near_it_is_named(tmp_path: Path) -> None:
     assert "No relative gain, because the baseline is 0: zero." in text
     assert "**ARG says little here**" in text
     assert "(near); without them it is +50.0%." in text
-    assert "| zero | CLS | accuracy | 1 | 0.0 | 40.0 | 40.0 | undefined |" in text
+    assert "| zero | CLS | accuracy | 1 | 0.0 | 40.0 | +40.0 | undefined |" in text
     assert summarise(gains_of(both("zero", [0.0], [0.4]))).arg is None
 
 
 def test_deviations_are_over_samples(tmp_path: Path) -> None:
     """Of 0.1, 0.3: 0.141 (n - 1). Differences 0.4, 0.0: mean 0.2, deviation 0.283."""
     text = write_few_shot_report(tmp_path, both("a", [0.1, 0.3], [0.5, 0.3]), {"epochs": 3})
-    assert "| a | CLS | accuracy | 2 | 20.0 ± 14.1 | 40.0 ± 14.1 | 20.0 ± 28.3 | +100.0% |" in text
+    assert "| a | CLS | accuracy | 2 | 20.0 ± 14.1 | 40.0 ± 14.1 | +20.0 ± 28.3 | +100.0% |" in text
     assert "- epochs: 3" in text
     report = json.loads((tmp_path / "few_shot.json").read_text())
     assert report["datasets"][0]["absolute_deviation"] == pytest.approx(0.2828, abs=1e-4)
