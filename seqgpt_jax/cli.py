@@ -19,6 +19,7 @@ import absl.logging
 from seqgpt_jax.cli_arguments import add_bindings, add_command, add_model, add_recipe, byte_size, count
 from seqgpt_jax.cli_data import add_data_command
 from seqgpt_jax.cli_eval import add_eval_commands
+from seqgpt_jax.cli_few_shot import add_few_shot_command
 from seqgpt_jax.cli_predict import add_predict_command
 from seqgpt_jax.cli_study import add_study_command
 from seqgpt_jax.cli_train import add_finetune_command, add_train_command
@@ -57,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_train_command(commands)
     add_finetune_command(commands)
+    add_few_shot_command(commands)
 
     plan = add_command(
         commands, "plan", _plan, "compile the train step for chips that are not there: memory, FLOPs, collectives",

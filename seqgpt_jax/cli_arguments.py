@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 
@@ -53,6 +54,15 @@ def whole_number(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
     return int(text)
+
+
+def folder(text: str) -> Path:
+    """A path; an address such as gs://bucket/run is none, and would become a folder of that name here."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no path (results need a file system: give one that is mounted, such as a shared disk)"
+        )
+    return Path(text)
 
 
 def positive(text: str) -> float:

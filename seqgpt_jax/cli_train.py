@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from seqgpt_jax.cli_arguments import add_bindings, add_command, add_model, add_recipe, count, positive, share
+from seqgpt_jax.cli_arguments import add_bindings, add_command, add_model, add_recipe, count, folder, positive, share
 from seqgpt_jax.records import LANGUAGES, TASKS
 
 
@@ -20,7 +20,9 @@ def add_train_command(commands: Any) -> None:
     )  # fmt: skip
     add_recipe(train)
     add_bindings(train)
-    train.add_argument("--run_dir", type=Path, metavar="DIR", help="where all results go (default: runs/<recipe name>)")
+    train.add_argument(
+        "--run_dir", type=folder, metavar="DIR", help="where all results go (default: runs/<recipe name>)"
+    )
     _add_run(train)
 
 
@@ -33,7 +35,7 @@ def add_finetune_command(commands: Any) -> None:
         "data", type=Path, metavar="DATA", help="a dataset folder, a file, or a folder with train, dev and test files"
     )
     add_model(finetune)
-    finetune.add_argument("--out", dest="run_dir", type=Path, required=True, metavar="DIR", help="the run directory")
+    finetune.add_argument("--out", dest="run_dir", type=folder, required=True, metavar="DIR", help="the run directory")
     data = finetune.add_argument_group("the data", "`seqgpt data convert` makes a folder of what needs more words")
     data.add_argument("--from", dest="source_format", metavar="FORMAT", help="default: found out")
     data.add_argument("--task", choices=TASKS, help="default: NER, RE, EE, CLS or NLI, by what there is")

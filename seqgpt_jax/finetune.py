@@ -37,8 +37,10 @@ class Choices:
     bindings: Sequence[str] = ()  # gin, on top
 
 
-def finetune(own: OwnData, model: str, run_dir: Path, choices: Choices, **run: Any) -> None:
+def finetune(own: OwnData, model: str, run_dir: Path, choices: Choices, **run: Any) -> dict[str, Evaluation]:
     """Trains `model` (a run, a Hugging Face directory or a hub id) on the data; `run` is for pipeline.run_recipe.
+
+    Returns the evaluations of the trained model: "validation", and "test" where the data have such a split.
 
     UserError as from run_recipe and load_recipe.
     """
@@ -47,6 +49,7 @@ def finetune(own: OwnData, model: str, run_dir: Path, choices: Choices, **run: A
     after = run_recipe(recipe, run_dir, before={f"{name}{BEFORE}": each for name, each in before.items()}, **run)
     if is_main():
         print("\n".join(["\nBefore and after:", *(f"  {line}" for line in before_and_after(before, after))]))
+    return after
 
 
 def finetune_recipe(own: OwnData, model: str, choices: Choices) -> Recipe:

@@ -25,6 +25,7 @@ COMMANDS = (
     "doctor",
     "plan",
     "study",
+    "fewshot",
 )
 
 META = {"name": "toy", "task": "NER", "language": "en", "labels": ["city", "person"], "splits": {"test": 1}}
@@ -199,3 +200,13 @@ def test_doctor_finds_this_machine_in_order(capsys: pytest.CaptureFixture[str]) 
     assert "training step: loss of a tiny model went from" in printed
     errors = [line for line in printed.splitlines() if line.startswith("error")]
     assert code == (2 if errors else 0)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train", QUICKSTART, "--run_dir"], ["finetune", "data", "--model", "model", "--out"]]
+)
+def test_results_in_a_bucket_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        build_parser().parse_args([*arguments, "gs://bucket/run"])
+    assert stop.value.code == 2
+    assert "'gs://bucket/run' is no path (results need a file system" in capsys.readouterr().err

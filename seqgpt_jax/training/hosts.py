@@ -32,7 +32,8 @@ from seqgpt_jax.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from seqgpt_jax.training.launchers import Processes, find_processes
 from seqgpt_jax.training.signals import Interrupted, SignalWatch
 
-CONNECT_SECONDS = 300  # hosts of a cluster start minutes apart
+JOIN_SECONDS = "SEQGPT_JOIN_SECONDS"  # the environment's
+_JOIN_SECONDS = 300  # hosts of a cluster start minutes apart
 _LEAVE_SECONDS = 10  # in which a process ends by itself after another has ended with an error
 _SEE_SECONDS = 5  # in which a shared file system shows a file to all hosts
 _FOR_EVER = 14 * 24 * 3600 * 1000  # milliseconds
@@ -59,7 +60,7 @@ def joined(flags: Processes | None = None) -> Iterator[None]:
     if found is None or found.count == 1:
         yield
         return
-    _connect(found)
+    _connect(found, join_seconds())
     print(f"seqgpt: {found} on {socket.gethostname()}", file=sys.stderr, flush=True)
     _start_thread(lambda: _follow_others(found.index))
     try:
@@ -89,7 +90,15 @@ def _start_thread(run: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def _connect(found: Processes, seconds: int = CONNECT_SECONDS) -> None:
+def join_seconds() -> int:
+    """How long processes wait for each other at the start: SEQGPT_JOIN_SECONDS, or 300. UserError for no number."""
+    text = os.environ.get(JOIN_SECONDS) or str(_JOIN_SECONDS)
+    if not text.isdecimal() or int(text) == 0:
+        raise UserError(f"{JOIN_SECONDS} is {text!r} (give whole seconds above 0)")
+    return int(text)
+
+
+def _connect(found: Processes, seconds: int) -> None:
     host, _, port = found.coordinator.rpartition(":")
     advice = f"is process 0 running on {host}, and can port {port} there be reached from {socket.gethostname()}?"
     if found.index == 0:
@@ -258,7 +267,7 @@ def check_shared(run_dir: Path) -> None:
     if first != 0:
         raise UserError(
             f"{run_dir}: process {jax.process_index()} on {socket.gethostname()} does not see there what process 0 "
-            "wrote (give a --run_dir on a file system that all hosts share, such as NFS or a mounted bucket)"
+            "wrote (give a --run_dir on a file system that all hosts share, such as NFS)"
         )
 
 

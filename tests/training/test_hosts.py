@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.training.hosts import _connect, barrier, first_to_see, is_main, joined
+from seqgpt_jax.training.hosts import JOIN_SECONDS, _connect, barrier, first_to_see, is_main, join_seconds, joined
 from seqgpt_jax.training.launchers import Processes
 from seqgpt_jax.training.partitioning import row_share
 from seqgpt_jax.training.sinks import EVALUATIONS_FILE, read_rows
@@ -180,3 +180,13 @@ def mesh_of(owners: list[int], tensor: int) -> Any:
     devices = np.array([SimpleNamespace(process_index=owner) for owner in owners]).reshape(-1, 1, tensor)
     shape = {"data": len(devices), "fsdp": 1, "tensor": tensor}
     return SimpleNamespace(devices=devices, shape=shape, local_devices=[d for d in devices.flat if not d.process_index])
+
+
+def test_how_long_processes_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert join_seconds() == 300
+    monkeypatch.setenv(JOIN_SECONDS, "3600")
+    assert join_seconds() == 3600
+    for wrong in ("0", "1h"):
+        monkeypatch.setenv(JOIN_SECONDS, wrong)
+        with pytest.raises(UserError, match=rf"SEQGPT_JOIN_SECONDS is '{wrong}' \(give whole seconds above 0\)"):
+            join_seconds()
