@@ -229,6 +229,13 @@ def test_what_is_left_out_is_said(folder: Path, tmp_path: Path) -> None:
     assert {(len(data["records"]), data["left_out"]) for data in page.data} == {(10, 15)}
 
 
+def test_an_evaluation_without_any_score_has_a_page(tmp_path: Path) -> None:
+    nothing = section_to_dict(Evaluation("test", None, (), (), {"goldless": "no gold"}), tmp_path)
+    (tmp_path / "held_out.json").write_text(json.dumps(nothing), "utf-8")
+    path = write_html(tmp_path / "held_out.json")
+    assert path.name == "held_out.html" and "goldless" in path.read_text("utf-8")
+
+
 def test_what_is_no_report_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such report"):
         write_html(tmp_path)
