@@ -48,8 +48,16 @@ TEST = [
 ]
 
 
+# `seqgpt eval --model openai:NAME`, `hf:PATH` and `tfidf`.
+OPENAI = ["httpx2>=2.12,<3", "tenacity>=9.0,<10"]
+HF = ["torch>=2.6,<2.14", "transformers>=5.0,<6"]
+TFIDF = ["scikit-learn>=1.5,<2"]
+
 # hub:NAME mixtures.
 HUB = ["datasets>=5.2,<6"]
+
+# `seqgpt study` on SLURM and Kubernetes.
+LAUNCH = ["pyyaml>=6.0,<7", "submitit>=1.5,<2"]
 
 # `seqgpt plan` compiles for TPUs through it; no TPU is needed. The version that jax 0.10's own extra "tpu" names.
 TPU_PLAN = ["libtpu>=0.0.42,<0.0.43"]
@@ -86,7 +94,16 @@ setup(
     },
     data_files=gin_data_files(),
     install_requires=REQUIREMENTS,
-    extras_require={"beam": BEAM, "hub": HUB, "test": [*TEST, *HUB], "tpu-plan": TPU_PLAN},
+    extras_require={
+        "beam": BEAM,
+        "hf": HF,
+        "hub": HUB,
+        "launch": LAUNCH,
+        "openai": OPENAI,
+        "test": [*TEST, *HUB, *LAUNCH, *OPENAI],
+        "tfidf": TFIDF,
+        "tpu-plan": TPU_PLAN,
+    },
     entry_points={"console_scripts": ["seqgpt = seqgpt_jax.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",

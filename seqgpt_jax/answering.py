@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from tqdm import tqdm
 
+from seqgpt_jax.asking import NO_ROOM, Answered, expect_more, read_answer
 from seqgpt_jax.atomic import NONE, Answer, AtomicExample, Kind, several_may_hold
 from seqgpt_jax.decoding.beam import beam_search
 from seqgpt_jax.decoding.constraints import TokenBytes
@@ -18,7 +19,7 @@ from seqgpt_jax.decoding.scoring import choose
 from seqgpt_jax.demonstrations import Demonstrations
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.decoder import Decoder
-from seqgpt_jax.prompt import Parsed, PromptFormat
+from seqgpt_jax.prompt import PromptFormat
 from seqgpt_jax.vocabulary import EncodedPrompt, Vocabulary
 
 
@@ -31,6 +32,7 @@ class DecodeConfig:
     read as far as it can be.
     """
 
+    max_extract_labels: int = 6  # asked in one prompt
     max_prompt_tokens: int = 1024  # a longer prompt loses the end of its text
     max_new_tokens: int = 256  # a longer answer is cut off
     batch_size: int = 64  # prompts decoded at once, or beams
@@ -40,10 +42,26 @@ class DecodeConfig:
     repetition_penalty: float = 1.0  # of beam search, on every token that the prompt or the answer has
 
     def __post_init__(self) -> None:
+        if self.max_extract_labels < 1:
+            raise UserError(f"max_extract_labels is {self.max_extract_labels} (it must be at least 1)")
         if self.num_beams > 1 and self.constrained:
             raise UserError(f"num_beams={self.num_beams} is for what is not constrained (add constrained=False)")
         if self.num_beams == 1 and self.repetition_penalty != 1:
             raise UserError("repetition_penalty is for beam search (set num_beams above 1)")
+
+    def answer_limit(self, question: AtomicExample, num_prompt_tokens: int) -> int:
+        """Tokens that are enough for any sensible answer, so that one that never ends does not hold up its batch.
+
+        A choice repeats a few of its labels; spans take each label once and hardly more than the text once. Beam search
+        scores what is cut off, so that its limit is the one that was asked for.
+        """
+        if self.num_beams > 1:
+            return self.max_new_tokens
+        if question.kind == "classify":
+            enough = min(num_prompt_tokens, max(64, 2 * max(map(len, question.labels))))
+        else:
+            enough = num_prompt_tokens + 4 * len(question.labels) + 16
+        return min(enough, self.max_new_tokens)
 
 
 OFFICIAL = DecodeConfig(constrained=False, num_beams=4, repetition_penalty=2.0)
@@ -52,38 +70,6 @@ OFFICIAL = DecodeConfig(constrained=False, num_beams=4, repetition_penalty=2.0)
 Two things differ: it runs in float16 on a GPU, and cuts the beginning of a prompt that is too long, not the end of its
 text.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """A question with its answer.
-
-    example: the question; its answer holds all that was said, labels that were not asked included.
-    raw: the text that the model wrote, without EOS; "" where the labels left no room for the text (see problems).
-    parsed: what the prompt format could read in it.
-    tokens_cut: prompt tokens that the end of the text lost to the limit.
-    probabilities: by the model, uncalibrated: of (label,) for each label of a choice whose score is known, of
-    (label, string) for what was extracted; empty where unconstrained.
-    num_examples: demonstrations that stood before the text; None where there are none to choose from.
-    """
-
-    example: AtomicExample
-    raw: str
-    parsed: Parsed
-    tokens_cut: int = 0
-    probabilities: Mapping[tuple[str, ...], float] = field(default_factory=dict)
-    num_examples: int | None = None
-
-    @property
-    def strings(self) -> tuple[str, ...]:
-        """Every span string of an extraction, once a label; () for a classification."""
-        answer = self.example.answer
-        return () if isinstance(answer, tuple) else tuple(text for spans in answer.values() for text in spans)
-
-    @property
-    def invented(self) -> tuple[str, ...]:
-        """The span strings that do not occur in the text."""
-        return tuple(string for string in self.strings if string not in self.example.text)
 
 
 @dataclass(frozen=True)
@@ -131,10 +117,7 @@ class Answerer:
         prompts = list(distinct.values())
         encoded = self.vocabulary.encode_prompts(self.format, prompts, self.decode.max_prompt_tokens)
         shown = self._demonstrate(prompts, encoded, list(dict(zip(keys, own, strict=True)).values()))
-        if bar is not None and not bar.disable:
-            bar.total = (bar.total or 0) + len(prompts)
-            if not bar.delay:  # refreshing would show a bar that is to wait
-                bar.refresh()
+        expect_more(bar, len(prompts))
         said = [_Said("")] * len(prompts)
         for kind in ("classify", "extract"):  # apart, as the answers of one kind end at about the same time
             asked = [
@@ -185,20 +168,6 @@ class Answerer:
             shown.append(number)
         return shown
 
-    def _answer_limit(self, question: AtomicExample, num_prompt_tokens: int) -> int:
-        """Tokens that are enough for any sensible answer, so that one that never ends does not hold up its batch.
-
-        A choice repeats a few of its labels; spans take each label once and hardly more than the text once. Beam search
-        scores what is cut off, so that its limit is the one that was asked for.
-        """
-        if self.decode.num_beams > 1:
-            return self.decode.max_new_tokens
-        if question.kind == "classify":
-            enough = min(num_prompt_tokens, max(64, 2 * max(map(len, question.labels))))
-        else:
-            enough = num_prompt_tokens + 4 * len(question.labels) + 16
-        return min(enough, self.decode.max_new_tokens)
-
     def _choose(
         self,
         questions: Sequence[_Key],
@@ -245,7 +214,7 @@ class Answerer:
                     prompt.num_text_ids,
                     prompt.text_kept,
                     [ids[start] for start in starts],
-                    self._answer_limit(question, len(prompt.ids)),
+                    self.decode.answer_limit(question, len(prompt.ids)),
                 )
                 for question, prompt, starts in zip(questions, prompts, written, strict=True)
             ],
@@ -272,7 +241,7 @@ class Answerer:
         answers = decoder(
             self.model,
             ids,
-            max_new_tokens=[self._answer_limit(q, len(prompt)) for q, prompt in zip(questions, ids, strict=True)],
+            max_new_tokens=[self.decode.answer_limit(q, len(prompt)) for q, prompt in zip(questions, ids, strict=True)],
             eos_id=vocabulary.eos_id,
             pad_id=vocabulary.pad_id,
             batch_size=self.decode.batch_size,
@@ -285,13 +254,10 @@ class Answerer:
             self.vocabulary.encode_prompt(
                 self.format, question.kind, question.text, question.labels, self.decode.max_prompt_tokens
             )
-        parsed = self.format.parse(said.raw, question.kind, question.labels)
-        if encoded is None:
-            parsed = replace(parsed, problems=("the labels leave no room for the text",))
-        answer = parsed.answer if strict else parsed.full_answer
-        probabilities = said.by_label or _by_string(question.labels, answer, said.probabilities)
-        tokens_cut = encoded.tokens_cut if encoded else 0
-        return Answered(replace(question, answer=answer), said.raw, parsed, tokens_cut, probabilities)
+        problem = None if encoded else NO_ROOM
+        answered = read_answer(self.format, question, said.raw, strict=strict, problem=problem)
+        probabilities = said.by_label or _by_string(question.labels, answered.example.answer, said.probabilities)
+        return replace(answered, tokens_cut=encoded.tokens_cut if encoded else 0, probabilities=probabilities)
 
 
 class _Key(NamedTuple):

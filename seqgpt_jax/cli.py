@@ -20,6 +20,7 @@ from seqgpt_jax.cli_arguments import add_bindings, add_command, add_model, add_r
 from seqgpt_jax.cli_data import add_data_command
 from seqgpt_jax.cli_eval import add_eval_commands
 from seqgpt_jax.cli_predict import add_predict_command
+from seqgpt_jax.cli_study import add_study_command
 from seqgpt_jax.cli_train import add_finetune_command, add_train_command
 from seqgpt_jax.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from seqgpt_jax.host_memory import keep_freed_memory
@@ -68,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", action="store_true", help="print one JSON object")
 
     add_eval_commands(commands)
+    add_study_command(commands)
     add_predict_command(commands)
 
     export = add_command(

@@ -12,6 +12,7 @@ from seqgpt_jax.analysis.error_kinds import ERROR_KINDS
 from seqgpt_jax.analysis.legacy_scorers import LEGACY_SCORERS
 from seqgpt_jax.cli_arguments import add_command, add_model, count, share, whole_number
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.systems.options import add_system, given_options
 from seqgpt_jax.whole import write_json
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def add_eval_commands(commands: Any) -> None:
         commands, "eval", _eval, "score a model on a mixture or on folders of records",
         "seqgpt eval --model runs/quickstart --mixture mini_held_out --limit 50 --out scores",
     )  # fmt: skip
-    add_model(evaluate)
+    add_system(evaluate)
     data = _add_data(evaluate)
     data.add_argument("gin", nargs="?", metavar="FILE.gin", help="an evaluation, such as gin/eval/held_out.gin")
     evaluate.add_argument("--split", choices=_SPLITS, help="default: test, or that of FILE.gin")
@@ -40,6 +41,10 @@ def add_eval_commands(commands: Any) -> None:
     evaluate.add_argument(
         "--scorer", choices=sorted(LEGACY_SCORERS), metavar="NAME",
         help=f"also count as a published system does, into DIR/NAME.json: {', '.join(sorted(LEGACY_SCORERS))}",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--num_unconstrained", type=whole_number, default=20, metavar="N",
+        help="records a dataset that a model of ours is asked about again without constraints (default: 20)",
     )  # fmt: skip
 
     compare = add_command(
@@ -108,9 +113,9 @@ def _settings(options: argparse.Namespace) -> EvaluationSettings:
 def _eval(options: argparse.Namespace) -> None:
     from seqgpt_jax.analysis.html_report import write_html
     from seqgpt_jax.evaluation import evaluate
-    from seqgpt_jax.predictor import SeqGPT
     from seqgpt_jax.report import write_evaluation
     from seqgpt_jax.sections import section_to_text
+    from seqgpt_jax.systems.open_system import open_system
 
     if options.out is not None and options.out.suffix == ".json":
         raise UserError(f"--out {options.out}: name a folder, not a file (its report.json holds the scores)")
@@ -118,12 +123,15 @@ def _eval(options: argparse.Namespace) -> None:
         raise UserError(f"--scorer {options.scorer} reads the predictions that --out writes (add --out DIR)")
     settings = _settings(options)
     datasets = _datasets(options.data, settings.mixture)
-    predictor = SeqGPT.from_pretrained(options.model)
+    system = open_system(options.model, datasets, **given_options(options))
     predictions = None if options.out is None else options.out / "predictions"
     evaluation = evaluate(
-        predictor, datasets, settings.split, settings.limit, predictions, seed=settings.seed, name=options.model
-    )
+        system, datasets, settings.split, settings.limit, predictions,
+        num_unconstrained=options.num_unconstrained, seed=settings.seed, name=options.model,
+    )  # fmt: skip
     print(section_to_text(settings.name, evaluation))
+    for reason, number in evaluation.system.get("unanswered", {}).items():
+        print(f"  {number} questions without an answer: {reason}")
     if options.out is not None:
         write_evaluation(options.out, settings.name, evaluation)
         write_html(options.out)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from seqgpt_jax.answering import Answered
+from seqgpt_jax.asking import Answered
 from seqgpt_jax.atomic import asked_names
 from seqgpt_jax.calibration import Calibration
 from seqgpt_jax.errors import UserError

@@ -63,6 +63,11 @@ def read_spans(text: str, strings_by_label: Mapping[str, Sequence[str]], *, once
     return (*locate(text, strings_by_label, once=once), *invented)
 
 
+def borders(text: str) -> list[int]:
+    """The places, 0 and the length included, at which a span may begin or end without cutting a Latin word."""
+    return [i for i in range(len(text) + 1) if not (i and _LATIN_RUN.match(text, i - 1))]
+
+
 _LATIN_RUN = re.compile("(?:[A-Za-zÀ-ÖØ-öø-ɏḀ-ỿ]{2}|[0-9]{2})")
 
 

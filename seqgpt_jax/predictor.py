@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
 
@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from seqgpt_jax import hf
 from seqgpt_jax import schema as schemas
-from seqgpt_jax.answering import Answered, Answerer, DecodeConfig
-from seqgpt_jax.atomic import AtomicExample, ask_next, none_options, recompose, several_may_hold
+from seqgpt_jax.answering import Answerer, DecodeConfig
+from seqgpt_jax.asking import Answered, RecordPrediction, RecordQuestion, predict_by_asking, question_bar
+from seqgpt_jax.atomic import AtomicExample
 from seqgpt_jax.calibration import Calibration
 from seqgpt_jax.compiled import keep_compiled
 from seqgpt_jax.demonstrations import Demonstrations, pools_of
@@ -31,7 +32,6 @@ from seqgpt_jax.input_checks import Labels, as_parallel, as_texts
 from seqgpt_jax.merging import merge
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.models.quantized import Weights, store_weights
-from seqgpt_jax.negatives import evaluation_questions
 from seqgpt_jax.prompt import get_format
 from seqgpt_jax.records import DatasetMeta, Record
 from seqgpt_jax.results import (
@@ -49,15 +49,6 @@ from seqgpt_jax.vocabulary import Vocabulary
 from seqgpt_jax.windows import Long, Planner, Window, within
 
 _BLOCK = 2048  # labels asked at once, so that memory has a bound whatever the number of texts
-_BAR_DELAY = 3.0  # seconds after which a bar that was not asked for shows up
-
-
-@dataclass(frozen=True, slots=True)
-class RecordPrediction:
-    """The record as predicted (a span that is not in the text has start = -1), and the answers behind it."""
-
-    record: Record
-    answered: tuple[Answered, ...]
 
 
 class Options(TypedDict, total=False):
@@ -312,8 +303,8 @@ class SeqGPT:
         reading = Reading(self.calibration, *_limits(self.calibration, abstain_below))
         answerer = self.answerer
         pools = pools_of(requests, examples, max_examples)
-        limit = answerer.decode.max_prompt_tokens
-        planner = Planner(answerer.vocabulary, answerer.format, limit, long, with_examples=any(pools))
+        limits = answerer.decode.max_prompt_tokens, answerer.decode.max_extract_labels
+        planner = Planner(answerer.vocabulary, answerer.format, *limits, long, any(pools))
         plans = [planner.plan(request) for request in requests]
         pieces = sorted(
             ((i, window) for i, plan in enumerate(plans) for window in plan.windows),
@@ -322,7 +313,7 @@ class SeqGPT:
         # tempering a choice, and its mean over windows, are over all labels
         wanted = all_probabilities or len(pieces) > len(requests) or self.calibration.choice_temperature != 1
         found: list[dict[Window, Result]] = [{} for _ in requests]
-        with _bar(progress) as bar:
+        with question_bar(progress) as bar:
             for block in _blocks(pieces, requests):
                 asked = [within(requests[i], window) for i, window in block]
                 predictions = self._predict_asked(asked, [pools[i] for i, _ in block], bar, wanted)
@@ -378,7 +369,7 @@ class SeqGPT:
         Records of many datasets may be mixed: their questions are decoded together, sorted by length.
         all_probabilities: of every label of a choice, not only of those that it took to find the best.
         """
-        with _bar(progress) as bar:
+        with question_bar(progress) as bar:
             return self._predict(records, metas, split, bar, strict=False, all_probabilities=all_probabilities)
 
     def answer_questions(
@@ -391,7 +382,7 @@ class SeqGPT:
         answerer = self.answerer
         if not constrained:
             answerer = replace(answerer, decode=replace(answerer.decode, constrained=False))
-        with _bar(progress) as bar:
+        with question_bar(progress) as bar:
             return answerer.answer(examples, bar, strict=False)
 
     def _predict(
@@ -405,37 +396,20 @@ class SeqGPT:
         all_probabilities: bool = False,
     ) -> list[RecordPrediction]:
         """pools: of each record, the examples to put before its questions."""
-        answered: list[list[Answered]] = [[] for _ in records]
-        unfinished = list(range(len(records)))
-        while unfinished:
-            questions: list[tuple[int, AtomicExample]] = []
-            for i in unfinished:
-                known = [answer.example for answer in answered[i]]
-                for question in evaluation_questions(ask_next(records[i], metas[i], known, split)):
-                    questions.append((i, question))
-            unfinished = list(dict.fromkeys(i for i, _ in questions))
-            answers = self.answerer.answer(
-                [question for _, question in questions],
+
+        def answer(questions: Sequence[RecordQuestion]) -> list[Answered]:
+            return self.answerer.answer(
+                [question.example for question in questions],
                 bar,
                 strict,
-                multi_label=[several_may_hold(question.source, metas[i]) for i, question in questions],
-                none_allowed=[bool(none_options(records[i])) for i, _ in questions],
+                multi_label=[question.several for question in questions],
+                none_allowed=[question.none_allowed for question in questions],
                 all_probabilities=all_probabilities,
                 threshold=self.calibration.label_threshold,
-                pools=None if pools is None else [pools[i] for i, _ in questions],
+                pools=None if pools is None else [pools[question.record] for question in questions],
             )
-            for (i, _), answer in zip(questions, answers, strict=True):
-                answered[i].append(answer)
-        return [
-            RecordPrediction(recompose(record, meta, [answer.example for answer in given]), tuple(given))
-            for record, meta, given in zip(records, metas, answered, strict=True)
-        ]
 
-
-def _bar(progress: bool | None) -> tqdm:
-    """None: a bar that shows up once it has run for a while."""
-    delay = _BAR_DELAY if progress is None else 0.0
-    return tqdm(desc="questions", unit="q", disable=progress is False, delay=delay, leave=False)
+        return predict_by_asking(records, metas, split, answer, self.answerer.decode.max_extract_labels)
 
 
 def _limits(

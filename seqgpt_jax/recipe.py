@@ -60,10 +60,11 @@ class ModelSettings(Checked):
 
 @dataclass(frozen=True)
 class TokenizerSettings(Checked):
-    """[tokenizer] A tokenizer that exists, or one trained on the training texts of every stage."""
+    """[tokenizer] A tokenizer that exists, or one trained on training texts."""
 
     section = "tokenizer"
     path: str | None = None  # directory or hub id; None: that of model.pretrained, else train one
+    mixture: str | None = None  # whose training texts; None: those of every stage
     vocab_size: int = 8192  # of a trained one, [GEN] and the special tokens included
     records_per_dataset: int = 2000  # read for training it
 

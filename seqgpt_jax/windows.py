@@ -129,6 +129,7 @@ class Planner:
     vocabulary: Vocabulary
     format: PromptFormat
     max_prompt_tokens: int
+    max_extract_labels: int  # asked in one prompt
     long: Long
     with_examples: bool = False  # then a window takes half of the room, and examples the other half
     _frames: dict[object, _Frame] = field(default_factory=dict)
@@ -171,7 +172,9 @@ class Planner:
         beside = (record.text_pair, record.question, record.target) if isinstance(record, ClassificationRecord) else ()
         key = (id(request.meta), type(record), beside)
         if key not in self._frames:
-            questions = evaluation_questions(decompose(_probe(record, request.meta), request.meta))
+            questions = evaluation_questions(
+                decompose(_probe(record, request.meta), request.meta), self.max_extract_labels
+            )
             prompts = self.vocabulary.encode_prompts(self.format, questions)
             lengths = [len(prompt.ids) if prompt else 0 for prompt in prompts]
             longest = int(np.argmax(lengths))

@@ -24,6 +24,7 @@ COMMANDS = (
     "generate",
     "doctor",
     "plan",
+    "study",
 )
 
 META = {"name": "toy", "task": "NER", "language": "en", "labels": ["city", "person"], "splits": {"test": 1}}

@@ -117,6 +117,16 @@ def test_many_labels_are_asked_in_near_equal_chunks(with_oracle: Any) -> None:
     assert sorted(asked) == [labels[:4], labels[4:]]
 
 
+def test_labels_of_a_prompt_can_be_chosen(with_oracle: Any) -> None:
+    labels = [f"l{i}" for i in range(7)]
+    model, decoder = with_oracle(lambda kind, text, labels: write_spans(labels), max_extract_labels=3)
+    model.extract("Ada", labels)
+    asked = [PROMPT.fullmatch(prompt)["labels"].split("，") for batch in decoder.batches for prompt in batch]  # type: ignore[index]
+    assert sorted(asked) == [labels[:3], labels[3:5], labels[5:]]
+    with pytest.raises(UserError, match="max_extract_labels is 0"):
+        DecodeConfig(max_extract_labels=0)
+
+
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 

@@ -107,12 +107,9 @@ def power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def bucket(length: int, least: int = 32) -> int:
-    """The next multiple of `least`, above 8 times as much of an eighth of the next power of two.
-
-    So beyond the first multiples it is never more than a quarter too long.
-    """
-    step = max(least, power_of_two(length) // 8)
+def bucket(length: int) -> int:
+    """The next multiple of 16, above 128 of an eighth of the next power of two: at most a quarter too long."""
+    step = max(16, power_of_two(length) // 8)
     return -(-length // step) * step
 
 

@@ -157,7 +157,7 @@ class _Batch:
         none_throughout = max(
             len(stream) + len(prompt.labels) for stream, prompt in zip(streams, prompts, strict=False)
         )
-        self.num_first = 1 if block == 1 else min(bucket(none_throughout, _STEP), _MAX_FIRST)
+        self.num_first = 1 if block == 1 else min(bucket(none_throughout), _MAX_FIRST)
 
     def run(self, graph: nnx.GraphDef[Decoder], params: nnx.State) -> list[Copied]:
         progress = self._start(graph, params)
@@ -182,8 +182,8 @@ class _Batch:
     def _start(self, graph: nnx.GraphDef[Decoder], params: nnx.State) -> Progress:
         num_rows = len(self.rows.text_R)
         tail_lengths = _column([len(tail) for tail in self.tails], num_rows)
-        tails = padded(self.tails, num_rows, bucket(int(tail_lengths.max()) + self.num_first - 1, _STEP), self.pad_id)
-        num_text_columns = bucket(max(map(len, self.texts)), _STEP) if self.shared else 0
+        tails = padded(self.tails, num_rows, bucket(int(tail_lengths.max()) + self.num_first - 1), self.pad_id)
+        num_text_columns = bucket(max(map(len, self.texts))) if self.shared else 0
         num_slots = _size(num_text_columns + tails.shape[1] + 3 * self.block, 128)
         cache = None
         if self.shared:
@@ -209,7 +209,6 @@ class _Batch:
 
 
 _MAX_FIRST = 96  # guessed tokens behind a prompt
-_STEP = 16  # texts and prompts are padded to a multiple of it
 
 
 def _size(length: int, least: int) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqgpt_jax.data.cache import CacheSpec
+from seqgpt_jax.data.mixtures import training_datasets
 from seqgpt_jax.data.questions import training_texts
 from seqgpt_jax.data.rates import task_weights
 from seqgpt_jax.data.texts import dataset_tasks
@@ -91,10 +92,19 @@ def check_stages(recipe: Recipe) -> None:
         datasets = cache_spec(recipe, stage, "").datasets()
         tasks = [name for dataset in datasets for name in dataset_tasks(dataset, stage.objective)]
         task_weights(tasks, stage.weights)
+    if recipe.tokenizer.mixture is not None:
+        training_datasets(recipe.tokenizer.mixture, "train", recipe.data.data_path())
 
 
 def stage_texts(recipe: Recipe) -> Iterator[str]:
-    """What a tokenizer of this recipe is trained on: texts, labels and answers of every dataset of every stage."""
+    """What a tokenizer of this recipe is trained on: texts, labels and answers of every dataset of every stage, or of
+    tokenizer.mixture.
+    """
+    if recipe.tokenizer.mixture is not None:
+        datasets = training_datasets(recipe.tokenizer.mixture, "train", recipe.data.data_path())
+        config = cache_spec(recipe, recipe.stages[0], "").encode_config()
+        yield from training_texts(datasets, "train", recipe.tokenizer.records_per_dataset, config, recipe.seed)
+        return
     seen: set[tuple[str, str]] = set()
     for stage in recipe.stages:
         limit = min(recipe.tokenizer.records_per_dataset, stage.limit or recipe.tokenizer.records_per_dataset)

@@ -92,8 +92,8 @@ def test_few_programs_serve_any_length(model: Bloom) -> None:
         generate(model, _prompts(20, longest=60, seed=seed), max_new_tokens=4, eos_id=EOS, pad_id=PAD, batch_size=8)
     assert _decode._cache_size() <= 4  # two lengths, two sizes of batch
     lengths = range(1, 5000)
-    assert all(length <= bucket(length) <= max(length + 31, 1.25 * length) for length in lengths)
-    assert len({bucket(length) for length in lengths}) <= 26
+    assert all(length <= bucket(length) <= max(length + 15, 1.25 * length) for length in lengths)
+    assert len({bucket(length) for length in lengths}) <= 30
 
 
 def test_user_errors(model: Bloom) -> None:

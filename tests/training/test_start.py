@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.recipe import DataSettings, Recipe, Stage
-from seqgpt_jax.training.start import cache_spec, check_stages
+from seqgpt_jax.recipe import DataSettings, Recipe, Stage, TokenizerSettings
+from seqgpt_jax.training.start import cache_spec, check_stages, stage_texts
 from tests.tiny_data import write_data
 
 
@@ -39,3 +40,20 @@ def test_the_protocol_of_a_stage_is_that_of_its_cache(tmp_path: Path) -> None:
     assert (zero.protocol, few.protocol) == ("zero_shot", "few_shot")
     (dataset,) = few.datasets()
     assert next(dataset.records("train")).id == "tiny_out-train-0"
+
+
+def test_a_tokenizer_can_be_trained_on_a_mixture_of_its_own(tmp_path: Path) -> None:
+    """Recipes whose stages differ then have the same one."""
+    root = write_data(tmp_path / "data")
+
+    def texts(stage: str, mixture: str | None) -> list[str]:
+        tokenizer = TokenizerSettings(mixture=mixture, records_per_dataset=5)
+        return list(stage_texts(Recipe((Stage("one", stage, 1),), data=DataSettings(str(root)), tokenizer=tokenizer)))
+
+    assert texts("tiny_topics", "held_in") == texts("tiny_ner", "held_in")
+    assert any("黄河" in text for text in texts("tiny_topics", "held_in"))
+    assert not any("黄河" in text for text in texts("tiny_topics", None))
+    with pytest.raises(UserError, match="tiny_out.*never trained on"):
+        texts("tiny_topics", "held_out")
+    with pytest.raises(UserError, match="unknown mixture 'nothing'"):
+        check_stages(replace(recipe(root, "held_in"), tokenizer=TokenizerSettings(mixture="nothing")))

@@ -1,0 +1,92 @@
+"""hf:PATH: torch beside our own free greedy decoder on the same weights, and a chat template."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from seqgpt_jax import SeqGPT
+from seqgpt_jax.answering import DecodeConfig
+from seqgpt_jax.asking import NO_ROOM, RecordQuestion
+from seqgpt_jax.atomic import AtomicExample, Source
+from seqgpt_jax.errors import UserError
+from seqgpt_jax.records import ClassificationRecord, DatasetMeta, ExtractionRecord, Record
+from seqgpt_jax.systems.open_system import open_system
+from seqgpt_jax.systems.transformers_model import TransformersModel, TransformersOptions
+
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+
+
+def test_answers_are_those_of_our_own_greedy_decoder(model_dir: Path) -> None:
+    topics = DatasetMeta("topics", "CLS", "en", ("card lost", "refund"))
+    people = DatasetMeta("people", "NER", "zh", ("人物", "地点"))
+    long = "Ada Park lives in Norford. " * 60  # loses its end
+    records: list[tuple[Record, DatasetMeta]] = [
+        (ClassificationRecord("0", "CLS", "my card was stolen", ()), topics),
+        (ExtractionRecord("1", "NER", "李红在北京大学工作。", ()), people),
+        (ClassificationRecord("2", "CLS", "hi", ()), topics),
+        (ExtractionRecord("3", "NER", long, ()), people),
+    ]
+    limits = DecodeConfig(constrained=False, max_prompt_tokens=160, max_new_tokens=24, batch_size=3)
+    theirs = TransformersModel(str(model_dir), TransformersOptions(batch_size=3), limits)
+    ours = SeqGPT.from_pretrained(model_dir, decode=limits)
+    asked, metas = [record for record, _ in records], [meta for _, meta in records]
+    found, expected = (each.predict_records(asked, metas) for each in (theirs, ours))
+    assert [[a.raw for a in p.answered] for p in found] == [[a.raw for a in p.answered] for p in expected]
+    assert found == expected
+    assert len(found[0].answered[0].raw) > 10  # something was written
+    assert found[3].answered[0].tokens_cut > 0
+
+
+@pytest.fixture
+def chat_dir(model_dir: Path, tmp_path: Path) -> Path:
+    folder = shutil.copytree(model_dir, tmp_path / "chat")
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), "chat_template": TEMPLATE}), "utf-8")
+    return folder
+
+
+def test_a_chat_template(chat_dir: Path) -> None:
+    chat = TransformersOptions("chat")
+    model = open_system(f"hf:{chat_dir}", prompt="chat")
+    assert isinstance(model, TransformersModel)
+    assert model.options == chat
+    source = Source("topics", "test", "0", "CLS", "en", "classify")
+    words = "one two three four five six seven eight nine ten " * 8
+    question = RecordQuestion(0, AtomicExample(f"{words}\twhich?", "classify", ("yes", "no"), (), source), False, False)
+    (whole,) = model.asker.encode([question])
+    assert whole is not None
+    text = model.asker.decode(whole.ids)
+    assert text.startswith("<system>You choose labels for a text.")
+    end = " ten \twhich?\n分类: yes，no\n输出:<assistant>"
+    assert text.endswith(end)
+    room = len(whole.ids) - 100
+    short = TransformersModel(str(chat_dir), chat, DecodeConfig(constrained=False, max_prompt_tokens=room))
+    (cut,) = short.asker.encode([question])
+    assert cut is not None
+    assert room - 30 < len(cut.ids) <= room
+    assert cut.tokens_cut == len(whole.ids) - len(cut.ids)
+    assert short.asker.decode(cut.ids).endswith(end.removeprefix(" ten "))  # the question stays
+    assert short.description()["settings"]["prompt"] == "chat"
+    # labels that leave no room for the text, and an answer of a few tokens
+    meta = DatasetMeta("topics", "CLS", "en", ("yes", "no"))
+    for room, problems in ((50, (NO_ROOM,)), (2000, None)):
+        limits = DecodeConfig(constrained=False, max_prompt_tokens=room, max_new_tokens=3)
+        model = TransformersModel(str(chat_dir), chat, limits)
+        (prediction,) = model.predict_records([ClassificationRecord("0", "CLS", "a text", ())], [meta])
+        (answer,) = prediction.answered
+        assert bool(answer.raw) == (problems is None)
+        assert problems in (None, answer.parsed.problems)
+
+
+def test_what_cannot_be_opened(model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no chat template"):
+        open_system(f"hf:{model_dir}", prompt="chat")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        open_system("hf:nobody/nothing")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        open_system(f"hf:{tmp_path}")
