@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqgpt_jax.analysis.error_kinds import ERROR_KINDS
+from seqgpt_jax.analysis.legacy_scorers import LEGACY_SCORERS
 from seqgpt_jax.cli_arguments import add_command, add_model, count, share, whole_number
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.systems.options import add_system, given_options
+from seqgpt_jax.whole import write_json
 
 if TYPE_CHECKING:
+    from seqgpt_jax.averages import Evaluation
     from seqgpt_jax.data.datasets import Dataset
     from seqgpt_jax.recipe import EvaluationSettings
 
@@ -32,8 +36,12 @@ def add_eval_commands(commands: Any) -> None:
     evaluate.add_argument("--limit", type=count, metavar="N", help="records a dataset, the same ones for every model")
     evaluate.add_argument("--seed", type=whole_number, metavar="N", help="which records these are (default: 0)")
     evaluate.add_argument(
-        "--out", type=Path, metavar="DIR", help="write report.json, report.md, ids.json, predictions/ and figures/"
+        "--out", type=Path, metavar="DIR", help="write report.html, .md and .json, ids.json, predictions/ and figures/"
     )
+    evaluate.add_argument(
+        "--scorer", choices=sorted(LEGACY_SCORERS), metavar="NAME",
+        help=f"also count as a published system does, into DIR/NAME.json: {', '.join(sorted(LEGACY_SCORERS))}",
+    )  # fmt: skip
     evaluate.add_argument(
         "--num_unconstrained", type=whole_number, default=20, metavar="N",
         help="records a dataset that a model of ours is asked about again without constraints (default: 20)",
@@ -103,6 +111,7 @@ def _settings(options: argparse.Namespace) -> EvaluationSettings:
 
 
 def _eval(options: argparse.Namespace) -> None:
+    from seqgpt_jax.analysis.html_report import write_html
     from seqgpt_jax.evaluation import evaluate
     from seqgpt_jax.report import write_evaluation
     from seqgpt_jax.sections import section_to_text
@@ -110,6 +119,8 @@ def _eval(options: argparse.Namespace) -> None:
 
     if options.out is not None and options.out.suffix == ".json":
         raise UserError(f"--out {options.out}: name a folder, not a file (its report.json holds the scores)")
+    if options.scorer is not None and options.out is None:
+        raise UserError(f"--scorer {options.scorer} reads the predictions that --out writes (add --out DIR)")
     settings = _settings(options)
     datasets = _datasets(options.data, settings.mixture)
     system = open_system(options.model, datasets, **given_options(options))
@@ -123,7 +134,31 @@ def _eval(options: argparse.Namespace) -> None:
         print(f"  {number} questions without an answer: {reason}")
     if options.out is not None:
         write_evaluation(options.out, settings.name, evaluation)
+        write_html(options.out)
+        if options.scorer is not None:
+            _count_as(options.scorer, datasets, evaluation, options.out)
         print(f"wrote {options.out}")
+
+
+def _count_as(scorer: str, datasets: Sequence[Dataset], evaluation: Evaluation, folder: Path) -> None:
+    """Prints what the scorer makes of each dataset that it has a measure for, and writes it to <scorer>.json."""
+    from seqgpt_jax.predictions import read_predictions
+    from seqgpt_jax.tables import text_table
+
+    metas = {(dataset.meta.language, dataset.meta.name): dataset.meta for dataset in datasets}
+    found: dict[str, dict[str, float]] = {}
+    for each in evaluation.datasets:
+        assert each.predictions is not None
+        records = read_predictions(each.predictions)
+        sides = [record.gold for record in records], [record.predicted for record in records]
+        metrics = LEGACY_SCORERS[scorer](*sides, metas[each.language, each.name])
+        found[f"{each.language}/{each.name}"] = {name: round(value, 6) for name, value in metrics.items()}
+    write_json(folder / f"{scorer}.json", {"scorer": scorer, "datasets": found})
+    rows = [[name, *(f"{metric} {value:.3f}" for metric, value in metrics.items())] for name, metrics in found.items()]
+    width = max(map(len, rows), default=0)
+    print(f"counted as {scorer} does (no measure: no numbers)")
+    for line in text_table([row + [""] * (width - len(row)) for row in rows], num_left=width) if rows else ():
+        print(f"  {line}")
 
 
 def _compare(options: argparse.Namespace) -> None:

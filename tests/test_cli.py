@@ -85,10 +85,15 @@ def test_record_with_a_wrong_offset(folder: Path, capsys: pytest.CaptureFixture[
 
 def test_good_folder_is_scored(folder: Path, capsys: pytest.CaptureFixture[str], model_dir: Path) -> None:
     out = folder.parent / "scores"
-    assert main(["eval", "--model", str(model_dir), "--data", str(folder), "--out", str(out)]) == 0
+    scored = ["eval", "--model", str(model_dir), "--data", str(folder), "--scorer", "gollie"]
+    assert main([*scored, "--out", str(out)]) == 0
     report = json.loads((out / "report.json").read_text())
     assert (report["num_records"], report["system"]["name"]) == (1, str(model_dir))
-    assert "NER" in capsys.readouterr().out
+    assert "NER" in (said := capsys.readouterr().out) and "en/toy  spans/f1-score" in said
+    gollie = json.loads((out / "gollie.json").read_text())["datasets"]["en/toy"]
+    assert gollie.keys() == {"spans/f1-score", "spans/precision", "spans/recall"}
+    assert "toy" in (out / "report.html").read_text()
+    assert "add --out" in error_of(capsys, scored)
     assert main(["explain", str(out / "report.json"), "toy"]) == 0
     assert "of 1 in" in (explained := capsys.readouterr().out) and "as the report says" in explained
     line = error_of(capsys, ["eval", "--model", str(model_dir), "--data", str(folder), "--out", "scores.json"])

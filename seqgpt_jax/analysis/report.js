@@ -101,7 +101,7 @@
         h("td", { class: "n quiet" }, score(data.baseline_metrics[name]))));
     return panel("Scores", h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, "metric"), h("th", { class: "n" }, "score"), h("th", { class: "n" }, "baseline"))), h("tbody", {}, rows)));
   }
-  const panel = (title, content, broad) => h("article", { class: broad ? "panel broad" : "panel" }, h("h4", {}, title), h("div", { class: "inner" }, content));
+  const panel = (title, content, extent = "") => h("article", { class: `panel ${extent}` }, h("h4", {}, title), h("div", { class: "inner" }, content));
 
   function ratesPanel(data) {
     const free = data.unconstrained;
@@ -123,7 +123,7 @@
       .map(([name, title], i) => h("th", { class: i ? "n" : null, title }, name));
     const made = h("table", { class: "sortable" }, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, rows));
     sortable(made);
-    return panel(`Labels (${data.by_label.length})`, made);
+    return panel(`Labels (${data.by_label.length})`, made, "labels");
   }
 
   function lengthsPanel(data) {
@@ -162,7 +162,7 @@
       }));
     });
     const heads = columns.map((label, j) => (used[j] ? h("th", {}, bdi(label)) : null));
-    return panel("Confusion: gold in rows, what was said in columns", h("table", { class: "matrix" }, h("thead", {}, h("tr", {}, h("th", {}), heads)), h("tbody", {}, rows)), true);
+    return panel("Confusion: gold in rows, what was said in columns", h("table", { class: "matrix" }, h("thead", {}, h("tr", {}, h("th", {}), heads)), h("tbody", {}, rows)), "broad");
   }
 
   // --- records ---

@@ -145,11 +145,16 @@ class _Page(HTMLParser):
         self.data: list[Any] = []
         self.scripts: list[str] = []
         self.open: list[str] = []
+        self.rows: list[tuple[dict[str, str | None], list[str | None]]] = []  # attributes, and the values of the cells
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append((dict(attrs), []))
+        elif tag == "td":
+            self.rows[-1][1].append(dict(attrs).get("data-value"))
         if tag not in ("meta", "input", "line", "rect", "br", "tr", "td", "th"):  # void ones, and those that may stay
             self.open.append(tag)
 
@@ -197,13 +202,20 @@ def test_numbers_are_those_of_the_report(folder: Path, page: _Page) -> None:
         assert {kind: wrong.count(kind) for kind in each["errors"]} == {
             kind: error["count"] for kind, error in each["errors"].items()
         }
-    cells = [attributes.get("data-value") for tag, attributes in page.elements if tag in ("td", "p")]
-    scores = [each["score"] for each in report["datasets"]]
-    scores += [each["score"] for each in report["per_language"].values()]
-    scores += [task["score"] for each in report["per_language"].values() for task in each["per_task"].values()]
-    assert {str(score) for score in scores} <= set(cells)
-    rows = [attributes for tag, attributes in page.elements if tag == "tr" and "data-dataset" in attributes]
-    assert sorted(row["data-name"] or "" for row in rows) == sorted(NAMES)
+    rows = [(attributes["data-name"], cells) for attributes, cells in page.rows if "data-dataset" in attributes]
+    assert len(rows) == len(report["datasets"])
+    for each in report["datasets"]:
+        cells = dict(rows)[each["name"]]
+        gain = each["score"] - each["baseline"]
+        shown = [each["score"], each["interval"][0], each["baseline"], gain, each["num_records"]]
+        shown += [error["count"] for error in each["errors"].values()]
+        assert cells == [None, None, None, None, *map(str, shown), str(each["num_cut"])]
+    for language, scores in report["per_language"].items():
+        large = [a["data-value"] for tag, a in page.elements if tag == "p" and a.get("data-score") == language]
+        assert large == [str(scores["score"])]
+        for task in scores["per_task"].values():
+            shown = [task["score"], task["interval"][0], task["baseline"], task["score"] - task["baseline"], 1]
+            assert [None, None, None, *map(str, shown)] in [cells for _, cells in page.rows]
 
 
 def test_hostile_text_stays_text(folder: Path, page: _Page) -> None:
@@ -227,6 +239,13 @@ def test_what_is_left_out_is_said(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "copy")
     page = _Page(write_html(tmp_path / "copy" / "report.json", max_records=10).read_text("utf-8"))
     assert {(len(data["records"]), data["left_out"]) for data in page.data} == {(10, 15)}
+
+
+def test_an_evaluation_without_any_score_has_a_page(tmp_path: Path) -> None:
+    nothing = section_to_dict(Evaluation("test", None, (), (), {"goldless": "no gold"}), tmp_path)
+    (tmp_path / "held_out.json").write_text(json.dumps(nothing), "utf-8")
+    path = write_html(tmp_path / "held_out.json")
+    assert path.name == "held_out.html" and "goldless" in path.read_text("utf-8")
 
 
 def test_what_is_no_report_is_refused(folder: Path, tmp_path: Path) -> None:

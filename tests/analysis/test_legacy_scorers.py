@@ -203,6 +203,9 @@ def test_uie_relations_strict_and_boundary() -> None:
     assert found["string-ent-F1"] == _f1(3, 5, 3)  # Bob, Rome, (person) Ada
     assert found["asoc-F1"] == _f1(2, 4, 2)  # (person, lives in, Rome), (person, knows, Bob); the latter twice
     assert score_dataset(gold, said, RE).headline == _f1(2, 3, 2)
+    typed = _related((Span("place", 0, 3, "Ada"), BOB), Relation("knows", 0, 1))
+    found = LEGACY_SCORERS["uie"](gold, typed, RE)
+    assert (found["string-rel-strict-F1"], found["string-rel-boundary-F1"]) == (0.0, _f1(1, 1, 2))
 
 
 def test_uie_events_pool_roles_over_triggers() -> None:
