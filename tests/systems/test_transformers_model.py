@@ -7,38 +7,48 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 
 from seqgpt_jax import SeqGPT
 from seqgpt_jax.answering import DecodeConfig
 from seqgpt_jax.asking import NO_ROOM, RecordQuestion
 from seqgpt_jax.atomic import AtomicExample, Source
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.records import ClassificationRecord, DatasetMeta, ExtractionRecord, Record
+from seqgpt_jax.records import ClassificationRecord, DatasetMeta, ExtractionRecord
 from seqgpt_jax.systems.open_system import open_system
 from seqgpt_jax.systems.transformers_model import TransformersModel, TransformersOptions
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 
 
-def test_answers_are_those_of_our_own_greedy_decoder(model_dir: Path) -> None:
-    topics = DatasetMeta("topics", "CLS", "en", ("card lost", "refund"))
-    people = DatasetMeta("people", "NER", "zh", ("人物", "地点"))
-    long = "Ada Park lives in Norford. " * 60  # loses its end
-    records: list[tuple[Record, DatasetMeta]] = [
-        (ClassificationRecord("0", "CLS", "my card was stolen", ()), topics),
-        (ExtractionRecord("1", "NER", "李红在北京大学工作。", ()), people),
-        (ClassificationRecord("2", "CLS", "hi", ()), topics),
-        (ExtractionRecord("3", "NER", long, ()), people),
-    ]
-    limits = DecodeConfig(constrained=False, max_prompt_tokens=160, max_new_tokens=24, batch_size=3)
-    theirs = TransformersModel(str(model_dir), TransformersOptions(batch_size=3), limits)
-    ours = SeqGPT.from_pretrained(model_dir, decode=limits)
-    asked, metas = [record for record, _ in records], [meta for _, meta in records]
-    found, expected = (each.predict_records(asked, metas) for each in (theirs, ours))
-    assert [[a.raw for a in p.answered] for p in found] == [[a.raw for a in p.answered] for p in expected]
+@pytest.fixture
+def talking_dir(model_dir: Path, tmp_path: Path) -> Path:
+    """The tiny model with weights so large that it does not repeat its last token for ever."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_dir)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2 and "embeddings" not in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    folder = shutil.copytree(model_dir, tmp_path / "talking")
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_answers_are_those_of_our_own_greedy_decoder(talking_dir: Path) -> None:
+    meta = DatasetMeta("people", "NER", "en", ("person", "city"))
+    texts = ("my card was stolen", "李红在北京大学工作。", "Ada Park lives in Norford. " * 60)  # the last loses its end
+    records = [ExtractionRecord(str(i), "NER", text, ()) for i, text in enumerate(texts)]
+    limits = DecodeConfig(constrained=False, max_prompt_tokens=100, max_new_tokens=16)
+    theirs = TransformersModel(str(talking_dir), TransformersOptions(batch_size=3), limits)
+    ours = SeqGPT.from_pretrained(talking_dir, decode=limits)
+    found, expected = (each.predict_records(records, [meta] * 3) for each in (theirs, ours))
     assert found == expected
-    assert len(found[0].answered[0].raw) > 10  # something was written
-    assert found[3].answered[0].tokens_cut > 0
+    raw = [prediction.answered[0].raw for prediction in found]
+    assert len({*raw}) == 3
+    assert min(map(len, raw)) > 5
+    assert found[2].answered[0].tokens_cut > 0
 
 
 @pytest.fixture
