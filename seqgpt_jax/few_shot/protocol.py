@@ -92,7 +92,9 @@ class FineTuner:
         from seqgpt_jax.predictor import SeqGPT
 
         predictor = SeqGPT.from_pretrained(run_dir)
-        (found,) = evaluate(predictor, [dataset], "test", self._settings.test_limit, predictions_dir).datasets
+        limit = self._settings.test_limit
+        evaluation = evaluate(predictor, [dataset], "test", limit, predictions_dir, num_unconstrained=0)
+        (found,) = evaluation.datasets
         return Judgement(found.score.headline_name, found.score.headline, found.score.num_records)
 
 
