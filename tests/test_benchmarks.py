@@ -39,6 +39,7 @@ def _run(code: list[str], json_file: Path) -> dict:
     return result
 
 
+@pytest.mark.slow
 def test_train_speed(tmp_path: Path) -> None:
     result = _run([str(FOLDER / "train_speed.py")], tmp_path / "speed.json")
     figures, settings = result["figures"], result["settings"]
@@ -56,6 +57,7 @@ def test_train_speed(tmp_path: Path) -> None:
     assert {"steps", "examples", "micro_rows"} <= set(settings["quick"])
 
 
+@pytest.mark.slow
 def test_data_speed(tmp_path: Path) -> None:
     result = _run([str(FOLDER / "data_speed.py"), "--row_tokens", "256", "1024"], tmp_path / "data.json")
     figures, settings = result["figures"], result["settings"]
@@ -69,6 +71,7 @@ def test_data_speed(tmp_path: Path) -> None:
     assert settings["examples"] > 100
 
 
+@pytest.mark.slow
 def test_loop_overhead(tmp_path: Path) -> None:
     result = _run([str(FOLDER / "loop_overhead.py")], tmp_path / "loop.json")
     figures = result["figures"]
@@ -187,6 +190,7 @@ def test_train_speed_says_where_data_is_missing(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_device_without_tensorflow(tmp_path: Path) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(FOLDER)!r}); import device; device.main(); "

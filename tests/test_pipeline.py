@@ -56,11 +56,11 @@ def test_a_long_text_is_cut() -> None:
 
 
 def test_a_model_in_training_is_judged_as_by_seqgpt_eval(model_dir: Path) -> None:
-    settings = EvaluationSettings("dev", "mini_held_out_en", limit=1)
+    settings = EvaluationSettings("dev", "mini_held_out_en_ner", limit=1)
     recipe = Recipe(stages=(Stage("one", "synthetic", 5, evaluations=(settings,)),))
     predictor = SeqGPT.from_pretrained(model_dir)
     found = make_evaluator(recipe)(predictor.answerer.model, predictor.answerer.vocabulary, settings)
-    assert found == evaluate(predictor, resolve_mixture("mini_held_out_en", None), "test", 1).summary()
+    assert found == evaluate(predictor, resolve_mixture("mini_held_out_en_ner", None), "test", 1).summary()
 
 
 def test_a_split_that_is_not_there_is_named_before_training() -> None:

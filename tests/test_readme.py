@@ -109,6 +109,7 @@ def test_shell_example(command: str, workplace: Path) -> None:
     assert run(shlex.split(command), workplace)
 
 
+@pytest.mark.slow
 def test_train_example(workplace: Path) -> None:
     (command,) = [c for c in commands() if c.startswith("seqgpt train")]
     run(with_bindings(shlex.split(command), FEW_STEPS + QUICKSTART_ONLY), workplace)
@@ -156,6 +157,7 @@ def test_exported_model_is_that_of_transformers(workplace: Path) -> None:
         assert tokenizer.decode(out[0, len(prompt_ids) :].tolist()) == tokenizer.decode(answer)
 
 
+@pytest.mark.slow
 def test_make_real_on_some_real_datasets(workplace: Path, data_dir: Path) -> None:
     """The recipe of `make real` on NER, RE, EE and CLS datasets as they lie in the folder of records."""
     folder = workplace / "data"
@@ -169,5 +171,5 @@ def test_make_real_on_some_real_datasets(workplace: Path, data_dir: Path) -> Non
     printed = run(with_bindings(make_recipe("real"), FEW_STEPS + REAL_ONLY), workplace, SEQGPT_DATA_DIR=str(folder))
     assert "held_in" in printed
     report = json.loads((workplace / "runs/real/report.json").read_text())
-    assert report["held_in"]["num_datasets"] == 4
-    assert report["held_out"]["num_datasets"] == 2
+    found = {name: report[name]["num_datasets"] + len(report[name]["unscored"]) for name in REAL_DATASETS}
+    assert found == {"held_in": 4, "held_out": 2}  # the one record of a dataset may have no gold

@@ -130,7 +130,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(undisturbed: ToyRun, small_
     process.join(120)
     assert process.exitcode == 2, run.errors()
     error = f"error: {run.run_dir}: No space left on device; what was saved before is whole (make room"
-    assert any(line.startswith(error) for line in run.errors().splitlines()), run.errors()
+    assert error in run.errors()
     ballast.unlink()
     run.finish()
     assert_same_end(run, undisturbed)
