@@ -256,3 +256,12 @@ def test_weight_precision(tmp_path: Path) -> None:
     assert set(result["ratios"]) == {"float32", "bfloat16", "int8"}
     sizes = [result["figures"][f"{weights}_params_mib"] for weights in ("int8", "bfloat16", "float32")]
     assert sizes[0] < 0.6 * sizes[1] < 0.36 * sizes[2]
+
+
+@pytest.mark.slow
+def test_cold_start(tmp_path: Path) -> None:
+    result = _run([str(FOLDER / "cold_start.py")], tmp_path / "cold.json")
+    for kind in ("extract", "classify"):
+        cold, warm = (result["figures"][f"{kind}_{start}_first_answer_s"] for start in ("cold", "warm"))
+        assert result["ratios"][kind] == pytest.approx(cold / warm, rel=0.01)
+        assert cold > warm > result["figures"][f"{kind}_warm_again_s"]  # programs are found again
