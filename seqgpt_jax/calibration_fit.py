@@ -19,6 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
+from seqgpt_jax.asking import RecordPrediction
 from seqgpt_jax.atomic import decompose, several_may_hold
 from seqgpt_jax.calibration import Calibration
 from seqgpt_jax.data.datasets import Dataset, sample_records
@@ -26,7 +27,6 @@ from seqgpt_jax.errors import UserError
 from seqgpt_jax.evaluation import datasets_with
 from seqgpt_jax.figures import COLOURS, DPI, plain
 from seqgpt_jax.metrics import empty_predictions
-from seqgpt_jax.predictor import RecordPrediction
 from seqgpt_jax.records import DatasetMeta, Record
 from seqgpt_jax.tables import text_table
 

@@ -19,14 +19,13 @@ from typing import Any, Protocol, runtime_checkable
 from seqgpt_jax.analysis.breakdowns import by_label, by_length, confusion
 from seqgpt_jax.analysis.error_kinds import count_errors
 from seqgpt_jax.analysis.record_counts import headline_counts
-from seqgpt_jax.answering import Answered
+from seqgpt_jax.asking import Answered, RecordPrediction
 from seqgpt_jax.atomic import AtomicExample
 from seqgpt_jax.averages import AnswerRates, DatasetEvaluation, Evaluation
 from seqgpt_jax.data.datasets import Dataset, sample_records
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.metrics import baseline_predictions, empty_predictions, score_dataset
 from seqgpt_jax.predictions import PredictedRecord, predictions_name, write_predictions
-from seqgpt_jax.predictor import RecordPrediction
 from seqgpt_jax.records import DatasetMeta, Record
 
 

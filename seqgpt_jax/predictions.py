@@ -28,8 +28,7 @@ from seqgpt_jax.records import (
 from seqgpt_jax.whole import whole_file
 
 if TYPE_CHECKING:
-    from seqgpt_jax.answering import Answered
-    from seqgpt_jax.predictor import RecordPrediction
+    from seqgpt_jax.asking import Answered, RecordPrediction
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,19 +16,12 @@ from seqgpt_jax.asking import (
     predict_by_asking,
     question_bar,
 )
+from seqgpt_jax.evaluation import DescribedPredictor, Predictor
 from seqgpt_jax.records import DatasetMeta, Record
 
 
-class System(Protocol):
-    """A predictor (evaluation.Predictor) that can say what it is."""
-
-    def predict_records(
-        self, records: Sequence[Record], metas: Sequence[DatasetMeta], split: str = "test", progress: bool = False
-    ) -> list[RecordPrediction]: ...
-
-    def description(self) -> dict[str, Any]:
-        """JSON for a report: name, kind, settings, and whatever the system counted so far."""
-        ...
+class System(Predictor, DescribedPredictor, Protocol):
+    """A predictor that can say what it is; its description also has whatever it counted so far."""
 
 
 class AskingSystem(abc.ABC):
