@@ -83,10 +83,12 @@ def _running(options: argparse.Namespace, run_dir: Path) -> Iterator[dict[str, A
     from seqgpt_jax.training.launchers import processes_of_flags
 
     with joined(processes_of_flags(options.coordinator, options.num_processes, options.process_id)):
+        from seqgpt_jax.compiled import keep_compiled
         from seqgpt_jax.training.faults import full_disk_explained
         from seqgpt_jax.training.profiler import ProfileWindow
         from seqgpt_jax.training.signals import SignalWatch
 
+        keep_compiled()
         with full_disk_explained(run_dir), SignalWatch():  # training watches itself; what is around it takes long too
             yield {
                 "profile": ProfileWindow.parse(options.profile) if options.profile else None,

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from seqgpt_jax.studies.sizes import FROM_STAGE1, two_stages
 
-CPU_SIZES = {"2x64": (2, 64, 2), "4x128": (4, 128, 4), "6x192": (6, 192, 6)}  # layers, width, heads
+CPU_SIZES = {"2x64": (2, 64, 2), "3x96": (3, 96, 3), "4x128": (4, 128, 4)}  # layers, width, heads
 LARGE_SIZES = {"560m": ("models/bloomz-560m", 64), "1b7": ("models/bloomz-1b7", 32), "3b": ("models/bloomz-3b", 16)}
 
 
