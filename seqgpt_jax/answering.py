@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from seqgpt_jax.asking import NO_ROOM, Answered, expect_more, read_answer
+from seqgpt_jax.asking import NO_ROOM, Answered, AnswerLoss, expect_more, read_answer
 from seqgpt_jax.atomic import NONE, Answer, AtomicExample, Kind, several_may_hold
 from seqgpt_jax.decoding.beam import beam_search
 from seqgpt_jax.decoding.constraints import TokenBytes
 from seqgpt_jax.decoding.extraction import ExtractionPrompt, extract
 from seqgpt_jax.decoding.generate import generate
+from seqgpt_jax.decoding.likelihood import answer_losses
 from seqgpt_jax.decoding.scoring import choose
 from seqgpt_jax.demonstrations import Demonstrations
 from seqgpt_jax.errors import UserError
@@ -141,6 +142,23 @@ class Answerer:
             replace(by_key[key], example=replace(example, answer=by_key[key].example.answer))
             for key, example in zip(keys, examples, strict=True)
         ]
+
+    def losses(self, examples: Sequence[AtomicExample], bar: tqdm | None) -> list[AnswerLoss | None]:
+        """Returns what the model loses on each question's own answer; None where there is no room for its text."""
+        encoded = self.vocabulary.encode_prompts(self.format, examples, self.decode.max_prompt_tokens)
+        answers = self.vocabulary.encode_answers([self.format.render_answer(example) for example in examples])
+        asked = [i for i, prompt in enumerate(encoded) if prompt is not None]
+        expect_more(bar, len(asked))
+        found = answer_losses(
+            self.model,
+            [prompt.ids for prompt in encoded if prompt is not None],
+            [answers[i] for i in asked],
+            pad_id=self.vocabulary.pad_id,
+            batch_size=self.decode.batch_size,
+            progress=None if bar is None else _Advance(bar),
+        )
+        by_place = {i: AnswerLoss(nats, len(answers[i])) for i, nats in zip(asked, found, strict=True)}
+        return [by_place.get(i) for i in range(len(examples))]
 
     def _demonstrate(
         self,

@@ -69,6 +69,13 @@ class RecordPrediction:
     answered: tuple[Answered, ...]
 
 
+class AnswerLoss(NamedTuple):
+    """-log of the probability of a gold answer, summed over its tokens, EOS included."""
+
+    nats: float
+    num_tokens: int
+
+
 class RecordQuestion(NamedTuple):
     """A question about records[record].
 

@@ -51,7 +51,8 @@ class DatasetEvaluation:
 
     rates: of the answers that were scored. unconstrained: of answers to the same questions without constraints, on the
     first records; the same where the predictor has no constraints, None where this was not asked for.
-    counts: what the headline is made of, record by record. errors: by kind, in the order of ERROR_KINDS.
+    counts: what the headline is made of, record by record. loss: what the loss of the gold answers is made of, its
+    `headline` being nats a token; None where this was not asked for. errors: by kind, in the order of ERROR_KINDS.
     predictions: the file that has every record with its answers; None where none was written.
     """
 
@@ -72,6 +73,7 @@ class DatasetEvaluation:
     by_length: tuple[LengthScore, ...] = ()
     errors: Mapping[str, ErrorKind] = field(default_factory=dict)
     confusion: Confusion | None = None
+    loss: RecordCounts | None = None
     predictions: Path | None = None
 
     @property
@@ -86,6 +88,11 @@ class DatasetEvaluation:
     @property
     def interval(self) -> Interval:
         return bootstrap.interval(self.resampled)
+
+    @property
+    def nats_per_token(self) -> float | None:
+        """The loss of the gold answers; None where it was not asked for, or no question had room for its text."""
+        return self.loss.headline if self.loss is not None and self.loss.has_gold else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +138,10 @@ class TaskScores:
         return len(self.datasets)
 
     @property
+    def nats_per_token(self) -> float | None:
+        return _mean_known(dataset.nats_per_token for dataset in self.datasets)
+
+    @property
     def resampled(self) -> np.ndarray:
         return bootstrap.mean(dataset.resampled for dataset in self.datasets)
 
@@ -149,6 +160,10 @@ class LanguageScores:
     classification: ClassificationGroup | None
     extraction: ExtractionGroup | None
     num_datasets: int
+
+    @property
+    def nats_per_token(self) -> float | None:
+        return _mean_known(task.nats_per_token for task in self.tasks.values())
 
     @property
     def resampled(self) -> np.ndarray:
@@ -204,6 +219,11 @@ class Evaluation:
             return None
         return bootstrap.interval(bootstrap.mean(language.resampled for language in self.languages.values()))
 
+    @property
+    def nats_per_token(self) -> float | None:
+        """The loss of the gold answers, averaged as `score` is."""
+        return _mean_known(language.nats_per_token for language in self.languages.values())
+
     def summary(self) -> dict[str, float]:
         """The numbers to watch while a model trains: score, score_<language> where there are several, accuracy of
         the classification datasets, span F1 and string F1 of the others, where there are such."""
@@ -242,6 +262,11 @@ def _mean(values: Iterable[float]) -> float:
     return sum(values) / len(values) if values else float("nan")
 
 
+def _mean_known(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return _mean(known) if known else None
+
+
 def _classification_group(datasets: Iterable[DatasetEvaluation]) -> ClassificationGroup | None:
     group = [dataset for dataset in datasets if dataset.is_classification]
     if not group:
@@ -271,8 +296,9 @@ def _extraction_group(datasets: Iterable[DatasetEvaluation]) -> ExtractionGroup 
 
 
 def _mean_rate(name: str, group: Iterable[DatasetEvaluation]) -> float | None:
-    rates = [getattr(dataset.unconstrained, name) for dataset in group if dataset.unconstrained is not None]
-    return _mean(rates) if rates else None
+    return _mean_known(
+        None if dataset.unconstrained is None else getattr(dataset.unconstrained, name) for dataset in group
+    )
 
 
 def _task_scores(datasets: Sequence[DatasetEvaluation]) -> TaskScores:

@@ -46,6 +46,9 @@ def add_eval_commands(commands: Any) -> None:
         "--num_unconstrained", type=whole_number, default=20, metavar="N",
         help="records a dataset that a model of ours is asked about again without constraints (default: 20)",
     )  # fmt: skip
+    evaluate.add_argument(
+        "--loss", action="store_true", help="also the loss of the gold answers, in nats a token, of a model of ours"
+    )
 
     compare = add_command(
         commands, "compare", _compare, "set evaluations of the same records side by side, with paired intervals",
@@ -127,7 +130,7 @@ def _eval(options: argparse.Namespace) -> None:
     predictions = None if options.out is None else options.out / "predictions"
     evaluation = evaluate(
         system, datasets, settings.split, settings.limit, predictions,
-        num_unconstrained=options.num_unconstrained, seed=settings.seed, name=options.model,
+        num_unconstrained=options.num_unconstrained, seed=settings.seed, name=options.model, loss=options.loss,
     )  # fmt: skip
     print(section_to_text(settings.name, evaluation))
     for reason, number in evaluation.system.get("unanswered", {}).items():

@@ -16,15 +16,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from seqgpt_jax.analysis.breakdowns import by_label, by_length, confusion
 from seqgpt_jax.analysis.error_kinds import count_errors
-from seqgpt_jax.analysis.record_counts import headline_counts
-from seqgpt_jax.asking import Answered, RecordPrediction
-from seqgpt_jax.atomic import AtomicExample
+from seqgpt_jax.analysis.record_counts import RecordCounts, headline_counts
+from seqgpt_jax.asking import Answered, AnswerLoss, RecordPrediction
+from seqgpt_jax.atomic import AtomicExample, decompose
 from seqgpt_jax.averages import AnswerRates, DatasetEvaluation, Evaluation
 from seqgpt_jax.data.datasets import Dataset, sample_records
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.metrics import baseline_predictions, empty_predictions, score_dataset
+from seqgpt_jax.negatives import evaluation_questions
 from seqgpt_jax.predictions import PredictedRecord, predictions_name, write_predictions
 from seqgpt_jax.records import DatasetMeta, Record
 
@@ -44,6 +47,13 @@ class ConstrainedPredictor(Predictor, Protocol):
     def answer_questions(
         self, examples: Sequence[AtomicExample], progress: bool = False, constrained: bool = True
     ) -> list[Answered]: ...
+
+
+@runtime_checkable
+class LosingPredictor(Predictor, Protocol):
+    """One that can say how probable it finds given answers: those of the questions themselves."""
+
+    def answer_losses(self, examples: Sequence[AtomicExample], progress: bool = False) -> list[AnswerLoss | None]: ...
 
 
 @runtime_checkable
@@ -76,6 +86,7 @@ def evaluate(
     num_unconstrained: int | None = 20,
     seed: int = 0,
     name: str | None = None,
+    loss: bool = False,
 ) -> Evaluation:
     """Returns the scores of the predictor on `split` of every dataset that has it.
 
@@ -85,10 +96,14 @@ def evaluate(
     how often the model errs by itself; None: of all. Without constraints an answer takes a step a token, so 0 (never)
     is for evaluations that have to be quick.
     name: of the predictor, where it does not say it itself.
+    loss: also of the gold answers to all questions about these records, in nats a token: it sees differences between
+    models that are too small, or too bad, for their scores to tell them apart.
     The predictor is given the records without their gold. A dataset without gold is predicted and named, not scored.
-    UserError where no dataset has the split.
+    UserError where no dataset has the split, and where a loss is wanted of a predictor that has none.
     """
     present = datasets_with(datasets, split)
+    if loss and not isinstance(predictor, LosingPredictor):
+        raise UserError("only a model of ours has a loss (leave out --loss)")
     golds = [sample_records(dataset, split, limit, seed) for dataset in present]
     records = [record for gold in golds for record in gold]
     metas = [dataset.record_meta(record) for dataset, gold in zip(present, golds, strict=True) for record in gold]
@@ -101,9 +116,13 @@ def evaluate(
         free = _answer_again(predictor, again, progress)
     else:
         free = [_answers(predicted) for predicted in again]
+    losses: list[RecordCounts | None] = [None] * len(present)
+    if loss:
+        assert isinstance(predictor, LosingPredictor)
+        losses = _losses(predictor, present, golds, split, progress)
     evaluated: list[DatasetEvaluation] = []
     unscored: dict[str, str] = {}
-    for dataset, gold, predicted, answers in zip(present, golds, predictions, free, strict=True):
+    for dataset, gold, predicted, answers, lost in zip(present, golds, predictions, free, losses, strict=True):
         meta, path = dataset.meta, None
         if predictions_dir is not None:
             path = predictions_dir / predictions_name(meta.language, meta.name, split)
@@ -112,7 +131,7 @@ def evaluate(
             unscored[meta.name] = why
             continue
         unconstrained = None if num_unconstrained == 0 else _rates(answers)
-        evaluated.append(_evaluate_dataset(meta, split, gold, predicted, unconstrained, path))
+        evaluated.append(_evaluate_dataset(meta, split, gold, predicted, unconstrained, lost, path))
     skipped = tuple(dataset.meta.name for dataset in datasets if split not in dataset.splits)
     described = predictor.description() if isinstance(predictor, DescribedPredictor) else {}
     system = {**({"name": name} if name else {}), "seconds": round(seconds, 3), **described}
@@ -139,6 +158,31 @@ def _answer_again(
     return [[next(answers) for _ in each] for each in asked]
 
 
+def _losses(
+    predictor: LosingPredictor,
+    datasets: Sequence[Dataset],
+    golds: Sequence[Sequence[Record]],
+    split: str,
+    progress: bool,
+) -> list[RecordCounts]:
+    """Of each dataset, [nats, tokens, tokens] of each record: by the formula of a headline, nats a token."""
+    asked = [
+        [evaluation_questions(decompose(record, dataset.record_meta(record), split)) for record in gold]
+        for dataset, gold in zip(datasets, golds, strict=True)
+    ]
+    questions = [question for by_record in asked for each in by_record for question in each]
+    found = iter(predictor.answer_losses(questions, progress))
+    losses = []
+    for gold, by_record in zip(golds, asked, strict=True):
+        rows = []
+        for each in by_record:
+            known = [loss for _ in each if (loss := next(found)) is not None]
+            num_tokens = sum(loss.num_tokens for loss in known)
+            rows.append((sum(loss.nats for loss in known), num_tokens, num_tokens))
+        losses.append(RecordCounts(tuple(record.id for record in gold), np.array(rows, np.float64).reshape(-1, 3)))
+    return losses
+
+
 def _answers(predicted: Iterable[RecordPrediction]) -> list[Answered]:
     return [answer for prediction in predicted for answer in prediction.answered]
 
@@ -149,6 +193,7 @@ def _evaluate_dataset(
     gold: Sequence[Record],
     predicted: Sequence[RecordPrediction],
     unconstrained: AnswerRates | None,
+    loss: RecordCounts | None,
     predictions: Path | None,
 ) -> DatasetEvaluation:
     answered = _answers(predicted)
@@ -167,6 +212,7 @@ def _evaluate_dataset(
         num_cut=sum(answer.tokens_cut > 0 for answer in answered),
         tokens_cut=sum(answer.tokens_cut for answer in answered),
         counts=counts,
+        loss=loss,
         labels=meta.labels,
         by_label=by_label(gold, records, meta),
         by_length=by_length(gold, counts, meta.language),

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from seqgpt_jax import hf
 from seqgpt_jax import schema as schemas
 from seqgpt_jax.answering import Answerer, DecodeConfig
-from seqgpt_jax.asking import Answered, RecordPrediction, RecordQuestion, predict_by_asking, question_bar
+from seqgpt_jax.asking import Answered, AnswerLoss, RecordPrediction, RecordQuestion, predict_by_asking, question_bar
 from seqgpt_jax.atomic import AtomicExample
 from seqgpt_jax.calibration import Calibration
 from seqgpt_jax.compiled import keep_compiled
@@ -384,6 +384,11 @@ class SeqGPT:
             answerer = replace(answerer, decode=replace(answerer.decode, constrained=False))
         with question_bar(progress) as bar:
             return answerer.answer(examples, bar, strict=False)
+
+    def answer_losses(self, examples: Sequence[AtomicExample], progress: bool = False) -> list[AnswerLoss | None]:
+        """Returns what the model loses on each question's own answer; None where its text has no room."""
+        with question_bar(progress) as bar:
+            return self.answerer.losses(examples, bar)
 
     def _predict(
         self,

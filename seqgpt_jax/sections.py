@@ -5,6 +5,7 @@ score, interval      the mean over languages, with where it would lie with other
 classification {accuracy, majority_baseline}, extraction {span_f1, copying_nothing}: both with the rates without
                      constraints {parse_error_rate, unasked_rate; hallucination_rate}
 per_language {en, zh: score, interval, baseline, both groups, per_task}, per_task {NER: {en, zh}}
+nats_per_token       the loss of the gold answers, of all, each language, task and dataset; null where not asked for
 system, split, limit, seed: what was evaluated, on which records
 skipped [names of datasets without the split], unscored {name: why}
 datasets [{name, task, language, kind, labels, headline, score, interval, baseline, metrics, baseline_metrics,
@@ -14,6 +15,7 @@ datasets [{name, task, language, kind, labels, headline, score, interval, baseli
   errors     {missed, wrong_type, boundary, invented, unparsed: {count, ids, examples [{id, gold, predicted}]}}
   confusion  {labels, counts} or null                               (breakdowns.Confusion)
   counts     {ids, counts [[true positives, predicted, gold]]}      (record_counts.py: the headline follows)
+  loss       {ids, counts [[nats, tokens, tokens]]} or null         (the same formula gives nats a token)
   predictions: the file, from the folder of the report; null where none was written}]
 """
 
@@ -28,6 +30,7 @@ from typing import Any
 
 from seqgpt_jax.analysis.breakdowns import LENGTH_LIMITS
 from seqgpt_jax.analysis.error_kinds import ERROR_KINDS, ErrorExample, ErrorKind
+from seqgpt_jax.analysis.record_counts import RecordCounts
 from seqgpt_jax.averages import (
     ClassificationGroup,
     DatasetEvaluation,
@@ -59,6 +62,7 @@ def section_to_dict(evaluation: Evaluation, report_dir: Path | None = None) -> d
         "seed": evaluation.seed,
         **rounded({"score": evaluation.score}),
         "interval": _interval(evaluation),
+        **rounded({"nats_per_token": evaluation.nats_per_token}),
         "num_datasets": len(evaluation.datasets),
         "num_records": sum(dataset.score.num_records for dataset in evaluation.datasets),
         **_groups_to_dict(evaluation.classification, evaluation.extraction),
@@ -87,7 +91,7 @@ def _language_to_dict(scores: LanguageScores) -> dict[str, Any]:
 
 def _scores(scores: LanguageScores | TaskScores) -> dict[str, Any]:
     found = rounded({"score": scores.score, "baseline": scores.baseline, "num_datasets": scores.num_datasets})
-    return {**found, "interval": _interval(scores)}
+    return {**found, "interval": _interval(scores), **rounded({"nats_per_token": scores.nats_per_token})}
 
 
 def _interval(scored: Evaluation | LanguageScores | TaskScores | DatasetEvaluation) -> list[float] | None:
@@ -116,6 +120,7 @@ def _dataset_to_dict(dataset: DatasetEvaluation, report_dir: Path | None) -> dic
         "headline": score.headline_name,
         **rounded({"score": score.headline}),
         "interval": _interval(dataset),
+        **rounded({"nats_per_token": dataset.nats_per_token}),
         **rounded({"baseline": baseline.metrics[score.headline_name]}),
         "metrics": rounded(score.metrics),
         "baseline_metrics": rounded(baseline.metrics),
@@ -130,7 +135,12 @@ def _dataset_to_dict(dataset: DatasetEvaluation, report_dir: Path | None) -> dic
         "confusion": None if confusion is None else asdict(confusion),
         "predictions": where,
         "counts": dataset.counts.to_dict(),
+        "loss": None if dataset.loss is None else _rounded_counts(dataset.loss),
     }
+
+
+def _rounded_counts(loss: RecordCounts) -> dict[str, Any]:
+    return RecordCounts(loss.ids, loss.counts.round(4)).to_dict()
 
 
 def _error_to_dict(error: ErrorKind) -> dict[str, Any]:
@@ -216,6 +226,10 @@ def _group_lines(evaluation: Evaluation) -> list[str]:
                 f"extraction, {name}: span F1 {e.span_f1:.3f} (copying nothing {e.copying_nothing:.3f}; "
                 f"{e.num_datasets} datasets), string F1 {e.string_f1:.3f}{_unconstrained(e)}"
             )
+    if evaluation.nats_per_token is not None:
+        losses = [(name, scores.nats_per_token) for name, scores in evaluation.languages.items()]
+        parts = ", ".join(f"{name} {loss:.3f}" for name, loss in losses if loss is not None)
+        lines.append(f"loss of the gold answers: {evaluation.nats_per_token:.3f} nats a token ({parts})")
     return lines
 
 
@@ -312,14 +326,17 @@ def _in_order(evaluation: Evaluation) -> list[DatasetEvaluation]:
 
 
 def _dataset_rows(evaluation: Evaluation) -> list[list[str]]:
+    has_loss = evaluation.nats_per_token is not None
     header = ["language", "task", "dataset", "metric", "score", "95%", "baseline", "records"]
-    rows = [[*header, "malformed", "not asked", "not in text", "texts cut"]]
+    rows = [[*header, "malformed", "not asked", "not in text", "texts cut", *(["nats a token"] * has_loss)]]
     for dataset in _in_order(evaluation):
         score = dataset.score
         row = [dataset.language, dataset.task, dataset.name, score.headline_name, f"{score.headline:.3f}"]
         row += [_range(dataset), f"{dataset.baseline.metrics[score.headline_name]:.3f}", str(score.num_records)]
         row += [_both_rates(dataset, name) for name in ("parse_error_rate", "unasked_rate", "hallucination_rate")]
-        rows.append([*row, f"{dataset.num_cut} of {dataset.rates.num_questions}"])
+        row.append(f"{dataset.num_cut} of {dataset.rates.num_questions}")
+        loss = dataset.nats_per_token
+        rows.append([*row, *(["-" if loss is None else f"{loss:.3f}"] * has_loss)])
     return rows
 
 

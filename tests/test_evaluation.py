@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from seqgpt_jax.answering import Answered
+from seqgpt_jax.asking import AnswerLoss
 from seqgpt_jax.atomic import AtomicExample
 from seqgpt_jax.averages import AnswerRates
 from seqgpt_jax.data.datasets import sample_records
@@ -137,6 +138,41 @@ def test_all_records_or_none_without_constraints(datasets: list[ToyDataset]) -> 
     assert evaluation.extraction is not None
     assert evaluation.extraction.hallucination_rate is None
     assert "unconstrained" not in section_to_text("held_out", evaluation)
+
+
+class LosingPredictor(GoldPredictor):
+    """Loses 3 nats a token on a choice of `no`, 1 on all else; answers have two tokens; topics have no room."""
+
+    def answer_losses(self, examples: Sequence[AtomicExample], progress: bool = False) -> list[AnswerLoss | None]:
+        return [
+            None if example.source.dataset == "topics" else AnswerLoss(6.0 if example.answer == ("no",) else 2.0, 2)
+            for example in examples
+        ]
+
+
+def test_losses_by_hand(datasets: list[ToyDataset], tmp_path: Path) -> None:
+    evaluation = evaluate(LosingPredictor(datasets), datasets, progress=False, loss=True)
+    by_name = {dataset.name: dataset for dataset in evaluation.datasets}
+    assert by_name["topics"].nats_per_token is None
+    assert by_name["tones"].nats_per_token == pytest.approx((6 + 3 * 2) / 8)  # `no` is right on one of four
+    assert by_name["people"].nats_per_token == 1.0
+    assert by_name["people"].loss is not None and len(by_name["people"].loss.ids) == 2
+    english = evaluation.languages["en"]
+    assert english.tasks["CLS"].nats_per_token == pytest.approx(1.5)  # of tones alone
+    assert english.nats_per_token == pytest.approx((1.5 + 1 + 1) / 3)
+    assert "loss of the gold answers: " in section_to_text("toy", evaluation)
+    write_evaluation(tmp_path, "toy", evaluation)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["datasets"][0]["nats_per_token"] is None and report["datasets"][0]["loss"]["counts"][0] == [0, 0, 0]
+    assert report["per_language"]["en"]["nats_per_token"] == pytest.approx(3.5 / 3, abs=1e-6)
+    assert "nats a token" in (tmp_path / "report.md").read_text()
+
+
+def test_no_loss_of_what_has_none(datasets: list[ToyDataset]) -> None:
+    with pytest.raises(UserError, match="only a model of ours has a loss"):
+        evaluate(GoldPredictor(datasets), datasets, progress=False, loss=True)
+    without = evaluate(LosingPredictor(datasets), datasets, progress=False)
+    assert without.nats_per_token is None and "nats" not in section_to_text("toy", without)
 
 
 def test_the_limit_takes_that_many_records(datasets: list[ToyDataset]) -> None:

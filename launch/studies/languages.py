@@ -18,6 +18,6 @@ def get_config(size: str = "large") -> ConfigDict:
     values = [{"name": name, "gin": [f"real/stage.mixture='{mixture}'"]} for name, mixture in MIXTURES.items()]
     config.axes = [{"name": "trained on", "values": values}]
     config.baseline = {"trained on": "both"}
-    config.measures = ("en", "zh", "score")
+    config.measures = ("loss/en", "loss/zh", "en", "zh")
     config.figure = {"kind": "bars"}
     return config

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -27,6 +28,20 @@ COVERAGE = 0.95
 _BLOCK = 1_000_000  # records drawn at once, so that memory has a bound
 
 Interval: TypeAlias = tuple[float, float]  # low, high
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, or a difference of two, with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def shows(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.low > 0 or self.high < 0
 
 
 def resample(counts: RecordCounts, dataset: str, num_resamples: int = NUM_RESAMPLES) -> np.ndarray:
@@ -46,6 +61,11 @@ def resample(counts: RecordCounts, dataset: str, num_resamples: int = NUM_RESAMP
 def mean(headlines: Iterable[np.ndarray]) -> np.ndarray:
     """values_N: the mean over datasets, or over tasks, resample by resample."""
     return np.mean(list(headlines), axis=0)
+
+
+def estimate(value: float, values_N: np.ndarray) -> Estimate:
+    """values_N: the same number of each resample."""
+    return Estimate(value, *interval(values_N))
 
 
 def interval(values_N: np.ndarray) -> Interval:

@@ -14,20 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from seqgpt_jax.analysis.bootstrap import Interval, interval, mean, resample
+from seqgpt_jax.analysis.bootstrap import Estimate, estimate, mean, resample
 from seqgpt_jax.analysis.record_counts import RecordCounts
 from seqgpt_jax.analysis.report_files import ReportedDataset, ReportedEvaluation
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.records import LANGUAGES, TASKS
 from seqgpt_jax.tables import text_table
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A score, or a difference of two, with its 95% interval."""
-
-    value: float
-    interval: Interval
 
 
 @dataclass(frozen=True)
@@ -94,17 +86,17 @@ class _Scored:
             dataset=dataset,
             num_datasets=len(self.datasets),
             num_records=self.num_records,
-            scores=tuple(Estimate(value, interval(resampled)) for value, resampled in pairs),
+            scores=tuple(estimate(value, resampled) for value, resampled in pairs),
             differences=tuple(self._difference(i) for i in range(1, len(self.values))),
             verdicts=tuple(Verdicts(each["win"], each["tie"], each["loss"]) for each in verdicts),
         )
 
     def _difference(self, i: int) -> Estimate:
-        return Estimate(self.values[i] - self.values[0], interval(self.resampled[i] - self.resampled[0]))
+        return estimate(self.values[i] - self.values[0], self.resampled[i] - self.resampled[0])
 
     def _verdict(self, i: int) -> str:
-        low, high = self._difference(i).interval
-        return "win" if low > 0 else "loss" if high < 0 else "tie"
+        difference = self._difference(i)
+        return "tie" if not difference.shows else "win" if difference.value > 0 else "loss"
 
 
 def compare(evaluations: Sequence[ReportedEvaluation]) -> Comparison:
@@ -217,14 +209,13 @@ def comparison_to_text(comparison: Comparison) -> str:
     rows = [header]
     for row in comparison.rows:
         cells = [row.language or "mean", row.task or "mean", str(row.num_datasets)]
-        cells += [_estimate(score, "") for score in row.scores]
+        cells += [_shown(score, "") for score in row.scores]
         for difference, verdict in zip(row.differences, row.verdicts, strict=True):
-            cells += [_estimate(difference, "+"), f"{verdict.wins}-{verdict.ties}-{verdict.losses}"]
+            cells += [_shown(difference, "+"), f"{verdict.wins}-{verdict.ties}-{verdict.losses}"]
         rows.append(cells)
     legend = [f"{letter} = {system}" for letter, system in zip(letters, comparison.systems, strict=True)]
     return "\n".join([*legend, "", *text_table(rows, num_left=2), *(f"note: {note}" for note in comparison.notes)])
 
 
-def _estimate(estimate: Estimate, sign: str) -> str:
-    low, high = estimate.interval
-    return f"{estimate.value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+def _shown(estimate: Estimate, sign: str) -> str:
+    return f"{estimate.value:{sign}.3f} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"

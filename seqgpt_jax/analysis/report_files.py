@@ -1,4 +1,4 @@
-"""The report of an evaluation, read again: what compare.py and explain.py need of report.json (sections.py)."""
+"""The report of an evaluation, read again: what is made of report.json (sections.py) later on, here and in studies/."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ _REMEDY = "give report.json of `seqgpt eval --out`, or eval/<name>.json of a run
 
 @dataclass(frozen=True)
 class ReportedDataset:
-    """score: as the report says, to six digits. predictions: the file behind it; None where none was written."""
+    """score, baseline: as the report says, to six digits. loss: of the gold answers; None where not asked for.
+    predictions: the file behind it; None where none was written.
+    """
 
     meta: DatasetMeta
+    kind: str
     headline: str
     score: float
+    baseline: float
     counts: RecordCounts
+    loss: RecordCounts | None
     predictions: Path | None
 
 
@@ -57,8 +62,11 @@ def _dataset(fields: Mapping[str, Any], folder: Path) -> ReportedDataset:
     predictions = fields["predictions"]
     return ReportedDataset(
         meta=meta,
+        kind=fields["kind"],
         headline=fields["headline"],
         score=fields["score"],
+        baseline=fields["baseline"],
         counts=RecordCounts.from_dict(fields["counts"]),
+        loss=RecordCounts.from_dict(fields["loss"]) if fields.get("loss") else None,
         predictions=None if predictions is None else Path(os.path.normpath(folder / predictions)),
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from seqgpt_jax.figures import COLOURS, DPI, new_figure, written
 from seqgpt_jax.studies.grid import OWN
+from seqgpt_jax.studies.measures import is_loss
 from seqgpt_jax.studies.results import Results, Row, series
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class _Line:
 
 
 def draw_study(results: Results, folder: Path) -> list[Path]:
-    """Draws and returns the figures: with one axis, all measures in one; else one figure a measure, a colour a series.
+    """Draws and returns the figures: with one axis, all scores in one and all losses in another; else one figure a
+    measure, a colour a series.
 
     The measure "own" has a figure by itself: each cell beside its baseline.
     """
@@ -40,7 +42,8 @@ def draw_study(results: Results, folder: Path) -> list[Path]:
     study, paths = results.study, []
     plain = [measure for measure in study.measures if measure != OWN]
     if len(study.axes) == 1:
-        groups = [("scores", [line for measure in plain for line in _lines(results, measure, measure)])]
+        both = {"scores": [m for m in plain if not is_loss(m)], "loss": [m for m in plain if is_loss(m)]}
+        groups = [(name, [line for m in own for line in _lines(results, m, m)]) for name, own in both.items()]
     else:
         groups = [(measure.replace("/", "_"), _lines(results, measure, None)) for measure in plain]
     for name, lines in groups:
@@ -86,7 +89,8 @@ def _draw_lines(results: Results, lines: Sequence[_Line], path: Path) -> None:
     axes.set_xscale("log")
     axes.set_xticks(every, [f"{x:g}" for x in every])
     axes.set_xticks((), minor=True)
-    axes.set(xlabel=results.study.figure.axis or results.study.axes[0].name, ylabel="score")
+    axes.set(xlabel=results.study.figure.axis or results.study.axes[0].name)
+    _name_scores(axes, lines)
     _draw_reference(results, axes, lines)
     _finish(results, figure, axes, path)
 
@@ -99,10 +103,14 @@ def _draw_bars(results: Results, lines: Sequence[_Line], path: Path) -> None:
     for number, line in enumerate(lines):
         x = np.array([x for x, _ in line.rows]) + (number - (len(lines) - 1) / 2) * width
         heights = [row.score.value for _, row in line.rows if row.score]
-        axes.bar(x, heights, width * 0.92, color=_colour(line, number), label=written(line.label))
+        if is_loss(line.measure):  # of which 0 is no natural foot
+            axes.plot(x, heights, "o", color=_colour(line, number), label=written(line.label))
+        else:
+            axes.bar(x, heights, width * 0.92, color=_colour(line, number), label=written(line.label))
         _intervals(axes, x, [row for _, row in line.rows], "0.25")
     _name_values(axes, [value.name for value in values])
-    axes.set(xlabel=study.figure.axis or study.axes[0].name, ylabel="score")
+    axes.set(xlabel=study.figure.axis or study.axes[0].name)
+    _name_scores(axes, lines)
     _draw_reference(results, axes, lines)
     _finish(results, figure, axes, path)
 
@@ -121,7 +129,16 @@ def _draw_own(results: Results, rows: Sequence[Row], path: Path) -> None:
         axes.vlines(places + shift, [e.low for e in found], [e.high for e in found], color="0.25", linewidth=1.2)
     _name_values(axes, [f"{row.cell.name}\n{row.measure}" for row in rows])
     axes.set(ylabel="score of the named measure")
+    axes.set_ylim(bottom=0)
     _finish(results, figure, axes, path)
+
+
+def _name_scores(axes: Axes, lines: Sequence[_Line]) -> None:
+    if is_loss(lines[0].measure):
+        axes.set_ylabel("nats a token of the gold answers")
+    else:
+        axes.set_ylabel("score")
+        axes.set_ylim(bottom=0)
 
 
 def _name_values(axes: Axes, names: Sequence[str]) -> None:
@@ -148,7 +165,6 @@ def _draw_reference(results: Results, axes: Axes, lines: Sequence[_Line]) -> Non
 
 
 def _finish(results: Results, figure: Figure, axes: Axes, path: Path) -> None:
-    axes.set_ylim(bottom=0)
     axes.set_title(written(results.study.title), loc="left", fontsize=11)
     figure.legend(frameon=False, fontsize=9, loc="outside lower left", ncols=1 if results.fits else 4)
     figure.savefig(path, dpi=DPI)

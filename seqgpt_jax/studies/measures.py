@@ -5,6 +5,7 @@ A measure is the mean over languages of the mean over tasks of the mean headline
     score             all datasets
     en, zh, NER ...   those of a language or a task; en/NER those of both
     classification    every choice (CLS, SA, ID, NLI, ET, MRC-MC); extraction: all others
+    loss, loss/en ... of the gold answers, in nats a token, in place of the headline (evaluated with --loss)
 
 Intervals are those of analysis/bootstrap.py, over the records of each dataset and over the seeds. A draw takes the same
 records and the same seeds for every cell, so differences are paired. Of few seeds there are few different draws: what
@@ -13,75 +14,44 @@ seeds add is then underestimated.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from seqgpt_jax.analysis import bootstrap
+from seqgpt_jax.analysis.bootstrap import Estimate
 from seqgpt_jax.analysis.record_counts import RecordCounts
+from seqgpt_jax.analysis.report_files import ReportedDataset
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.records import LANGUAGES, TASKS
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 GROUPS = ("classification", "extraction")
-
-
-@dataclass(frozen=True)
-class JudgedDataset:
-    """One dataset of an evaluation. baseline: the headline of the majority answer, or of copying nothing."""
-
-    name: str
-    language: str
-    task: str
-    kind: str
-    counts: RecordCounts
-    baseline: float
-
-
-def read_evaluation(file: Path) -> dict[str, JudgedDataset]:
-    """The datasets of a report.json of `seqgpt eval` that have records, by name. UserError for anything else."""
-    try:
-        datasets = [_dataset(fields) for fields in json.loads(file.read_text("utf-8"))["datasets"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: no report of an evaluation ({error!r}; remove it, and it is made again)") from None
-    return {dataset.name: dataset for dataset in datasets if dataset.counts.ids}
-
-
-def _dataset(fields: Mapping[str, Any]) -> JudgedDataset:
-    named = {name: fields[name] for name in ("name", "language", "task", "kind", "baseline")}
-    return JudgedDataset(counts=RecordCounts.from_dict(fields["counts"]), **named)
+LOSS = "loss"
 
 
 def check_measure(measure: str) -> None:
     """UserError for a measure that cannot be."""
     for part in measure.split("/"):
-        if part not in ("score", *LANGUAGES, *TASKS, *GROUPS):
-            known = ", ".join(("score", *LANGUAGES, *GROUPS, "a task such as NER"))
+        if part not in ("score", LOSS, *LANGUAGES, *TASKS, *GROUPS):
+            known = ", ".join(("score", LOSS, *LANGUAGES, *GROUPS, "a task such as NER"))
             raise UserError(f"measure '{measure}' is unknown (one of {known}, or several of them: en/NER)")
 
 
-def _is_of(dataset: JudgedDataset, measure: str) -> bool:
+def is_loss(measure: str) -> bool:
+    """Whether less of it is better."""
+    return LOSS in measure.split("/")
+
+
+def _counts(dataset: ReportedDataset, measure: str) -> RecordCounts | None:
+    """What the measure is made of in a dataset; None where it has no part in it."""
     group = "classification" if dataset.kind == "classification" else "extraction"
-    return all(part in ("score", dataset.language, dataset.task, group) for part in measure.split("/"))
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def shows(self) -> bool:
-        """Whether the interval leaves 0 out."""
-        return self.low > 0 or self.high < 0
+    own = ("score", LOSS, dataset.meta.language, dataset.meta.task, group)
+    counts = dataset.loss if is_loss(measure) else dataset.counts
+    return counts if all(part in own for part in measure.split("/")) else None
 
 
 class Draws:
@@ -90,7 +60,7 @@ class Draws:
     evaluations: of every cell and seed, by any key. UserError where two were judged on other records or datasets.
     """
 
-    def __init__(self, evaluations: Mapping[str, Mapping[str, JudgedDataset]]) -> None:
+    def __init__(self, evaluations: Mapping[str, Mapping[str, ReportedDataset]]) -> None:
         first = next(iter(evaluations.values()))
         for key, datasets in evaluations.items():
             for name in first.keys() | datasets.keys():
@@ -99,34 +69,35 @@ class Draws:
         self.evaluations, self.datasets = evaluations, first
         # Where in the list of seeds each draw takes its own.
         self._seeds = np.random.default_rng(0).random((bootstrap.NUM_RESAMPLES, len(evaluations)))
-        self._headlines: dict[tuple[str, str], Floats] = {}
+        self._headlines: dict[tuple[str, str, bool], Floats] = {}
 
     def scores(self, key: str, measure: str) -> Floats | None:
         """[1 + draws]: the measure of one cell and seed on all records, then by draw. None: no dataset is of it."""
-        names = [name for name, dataset in self.datasets.items() if _is_of(dataset, measure)]
-        if not names:
+        counts = {name: _counts(dataset, measure) for name, dataset in self.evaluations[key].items()}
+        known = {name: each for name, each in counts.items() if each is not None}
+        if not known:
             return None
-        return self._mean({name: self._headline(key, name) for name in names})
+        return self._mean({name: self._headline(key, name, each, measure) for name, each in known.items()})
 
     def baseline(self, measure: str) -> float | None:
         """The measure of the majority answer and of copying nothing, the mean over all that were evaluated."""
-        names = [name for name, dataset in self.datasets.items() if _is_of(dataset, measure)]
-        if not names:
+        names = [name for name, dataset in self.datasets.items() if _counts(dataset, measure) is not None]
+        if not names or is_loss(measure):
             return None
         return float(self._mean({name: np.array([self.datasets[name].baseline]) for name in names})[0])
 
-    def _headline(self, key: str, name: str) -> Floats:
-        if (key, name) not in self._headlines:
-            counts = self.evaluations[key][name].counts
-            self._headlines[key, name] = np.concatenate([[counts.headline], bootstrap.resample(counts, name)])
-        return self._headlines[key, name]
+    def _headline(self, key: str, name: str, counts: RecordCounts, measure: str) -> Floats:
+        place = key, name, is_loss(measure)
+        if place not in self._headlines:
+            self._headlines[place] = np.concatenate([[counts.headline], bootstrap.resample(counts, name)])
+        return self._headlines[place]
 
     def _mean(self, headlines: Mapping[str, Floats]) -> Floats:
         """Dataset -> task -> language -> one number, as evaluation.py does."""
         groups: dict[str, dict[str, list[Floats]]] = {}
         for name, values in headlines.items():
-            dataset = self.datasets[name]
-            groups.setdefault(dataset.language, {}).setdefault(dataset.task, []).append(values)
+            meta = self.datasets[name].meta
+            groups.setdefault(meta.language, {}).setdefault(meta.task, []).append(values)
         means = [bootstrap.mean([bootstrap.mean(each) for each in tasks.values()]) for tasks in groups.values()]
         return bootstrap.mean(means)
 
@@ -141,7 +112,7 @@ class Draws:
 
 def interval(values: Floats) -> Estimate:
     """values: the number itself, then the same of each draw."""
-    return Estimate(float(values[0]), *bootstrap.interval(values[1:]))
+    return bootstrap.estimate(float(values[0]), values[1:])
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seqgpt_jax.analysis.bootstrap import Estimate
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.studies.figures import draw_study
 from seqgpt_jax.studies.grid import OWN, Study, parse_study
-from seqgpt_jax.studies.measures import Estimate
+from seqgpt_jax.studies.measures import is_loss
 from seqgpt_jax.studies.results import Results, Row, study_results
 from seqgpt_jax.tables import markdown_table
 from seqgpt_jax.whole import write_json, write_text
@@ -111,7 +112,9 @@ def results_to_markdown(results: Results, command: str, figures: Sequence[str]) 
     parts = [f"# {study.title}", "", f"    {command}", "", *_scope(results), ""]
     parts += [line for name in figures for line in (f"![{name.removesuffix('.png')}](figures/{name})", "")]
     for measure, rows in results.rows.items():
-        parts += [f"## {measure}", "", *markdown_table(_table(results, measure, rows), len(study.axes)), ""]
+        parts += [f"## {measure}", ""]
+        parts += ["Of the gold answers, in nats a token: lower is better.", ""] if is_loss(measure) else []
+        parts += [*markdown_table(_table(results, measure, rows), len(study.axes)), ""]
         if measure in results.reference:
             parts += [f"The majority answer, or copying nothing, scores {results.reference[measure]:.3f}.", ""]
     parts += [*_fit_lines(results), *_contrast_lines(results)]

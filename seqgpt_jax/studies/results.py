@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqgpt_jax.analysis.bootstrap import Estimate
+from seqgpt_jax.analysis.report_files import ReportedDataset, read_evaluation
 from seqgpt_jax.studies.grid import OWN, Cell, Study, Value
 from seqgpt_jax.studies.jobs import cell_seed, evaluation_folder, shared_names, training_name
-from seqgpt_jax.studies.measures import Draws, Estimate, Floats, LogFit, fit_log, interval, read_evaluation
+from seqgpt_jax.studies.measures import Draws, Floats, LogFit, fit_log, interval
 from seqgpt_jax.studies.runner import read_outcome
 
 
@@ -77,7 +79,7 @@ def study_results(study: Study, folder: Path) -> Results:
 class _Reader:
     def __init__(self, study: Study, folder: Path) -> None:
         self.study, self.folder = study, folder
-        self.evaluations = {}
+        self.evaluations: dict[str, dict[str, ReportedDataset]] = {}
         self.failures: list[tuple[str, str]] = []
         self.unfinished: list[str] = []
         names: set[str] = set()
@@ -91,7 +93,8 @@ class _Reader:
                 outcomes = [outcome for name in jobs if (outcome := read_outcome(folder, name))]
                 failed = next((outcome.failure for outcome in outcomes if outcome.failure), None)
                 if file.is_file():
-                    self.evaluations[key] = read_evaluation(file)
+                    found = read_evaluation(file).datasets
+                    self.evaluations[key] = {name: each for name, each in found.items() if each.counts.ids}
                 elif failed:
                     self.failures.append((key, failed))
                 else:

@@ -27,7 +27,7 @@ def two_stages(size: str, title: str) -> ConfigDict:
         config.shared = {"stage1": {"recipe": "studies/cpu_synthetic.gin"}}
         config.gin = ["TOKENIZER='{stage1}/tokenizer'", FROM_STAGE1]
         config.seeds = (0, 1)
-        config.evaluation = {"mixture": _CPU_MIXTURE, "limit": 30, "options": ["--num_unconstrained", "0"]}
+        config.evaluation = {"mixture": _CPU_MIXTURE, "limit": 50, "options": ["--num_unconstrained", "0", "--loss"]}
     else:
         model = "PRETRAINED='models/bloomz-560m'"
         rows = "data.rows_per_step=64"
@@ -35,6 +35,7 @@ def two_stages(size: str, title: str) -> ConfigDict:
         config.shared = {"stage1": {"recipe": "studies/large_synthetic.gin", "gin": [model, rows]}}
         config.gin = [model, rows, FROM_STAGE1]
         config.seeds = (0, 1, 2)
-        config.evaluation = {"mixture": "held_out", "limit": 200}
-    config.measures = ("score", "en", "zh", "classification", "extraction")
+        config.evaluation = {"mixture": "held_out", "limit": 200, "options": ["--loss"]}
+    losses = ("loss", "loss/classification", "loss/extraction")
+    config.measures = (*losses, "score", "en", "zh", "classification", "extraction")
     return config

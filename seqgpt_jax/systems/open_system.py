@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from seqgpt_jax.asking import Answered, RecordPrediction
+from seqgpt_jax.asking import Answered, AnswerLoss, RecordPrediction
 from seqgpt_jax.atomic import AtomicExample
 from seqgpt_jax.data.datasets import Dataset
 from seqgpt_jax.errors import UserError
@@ -51,7 +51,7 @@ def kind_of(spec: str) -> str:
 
 
 class OurModel:
-    """A model of our own as a system; it can also be asked without constraints (evaluation.ConstrainedPredictor)."""
+    """A model of our own as a system; it can also be asked without constraints, and for losses (evaluation.py)."""
 
     def __init__(self, model: SeqGPT, name: str) -> None:
         self._model, self._name = model, name
@@ -65,6 +65,9 @@ class OurModel:
         self, examples: Sequence[AtomicExample], progress: bool = False, constrained: bool = True
     ) -> list[Answered]:
         return self._model.answer_questions(examples, progress, constrained)
+
+    def answer_losses(self, examples: Sequence[AtomicExample], progress: bool = False) -> list[AnswerLoss | None]:
+        return self._model.answer_losses(examples, progress)
 
     def description(self) -> dict[str, Any]:
         answerer = self._model.answerer

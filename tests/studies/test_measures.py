@@ -9,29 +9,36 @@ import numpy as np
 import pytest
 
 from seqgpt_jax.analysis.record_counts import RecordCounts
+from seqgpt_jax.analysis.report_files import ReportedDataset
 from seqgpt_jax.errors import UserError
+from seqgpt_jax.records import DatasetMeta
 from seqgpt_jax.studies.grid import parse_study
-from seqgpt_jax.studies.measures import Draws, JudgedDataset, fit_log, interval, read_evaluation
+from seqgpt_jax.studies.measures import Draws, fit_log, interval
 from seqgpt_jax.studies.report import keep_config, write_study_report
 from seqgpt_jax.studies.results import study_results
 from tests.studies.toy import toy_config
 
 
-def judged(name: str, language: str, task: str, counts: list[list[float]], baseline: float = 0.0) -> JudgedDataset:
+def judged(
+    name: str, language: str, task: str, counts: list[list[float]], baseline: float = 0.0, loss: float | None = None
+) -> ReportedDataset:
+    """loss: nats a token of each record, of which it has its number in the list."""
     ids = tuple(f"{name}-{i}" for i in range(len(counts)))
     kind = "extraction" if task in ("NER", "SF") else "classification"
-    return JudgedDataset(name, language, task, kind, RecordCounts(ids, np.array(counts, float)), baseline)
+    own, meta = RecordCounts(ids, np.array(counts, float)), DatasetMeta(name, task, language, ())
+    lost = loss and RecordCounts(ids, np.array([[loss * i, i, i] for i in range(1, len(counts) + 1)], float))
+    return ReportedDataset(meta, kind, "span_f1", own.headline, baseline, own, lost or None, None)
 
 
-def evaluation(*datasets: JudgedDataset) -> dict[str, JudgedDataset]:
-    return {dataset.name: dataset for dataset in datasets}
+def evaluation(*datasets: ReportedDataset) -> dict[str, ReportedDataset]:
+    return {dataset.meta.name: dataset for dataset in datasets}
 
 
 EVALUATION = evaluation(
     judged("a", "en", "NER", [[1, 2, 3], [1, 1, 1]], 0.0),  # 2 * 2 / (3 + 4) = 4/7
     judged("b", "en", "NER", [[0, 0, 2]], 0.0),  # 0
-    judged("c", "en", "SA", [[1, 1, 1], [0, 1, 1]], 0.5),  # 1/2
-    judged("d", "zh", "SA", [[1, 1, 1]], 1.0),  # 1
+    judged("c", "en", "SA", [[1, 1, 1], [0, 1, 1]], 0.5, loss=3.0),  # 1/2
+    judged("d", "zh", "SA", [[1, 1, 1]], 1.0, loss=2.0),  # 1
 )
 
 
@@ -46,17 +53,20 @@ EVALUATION = evaluation(
         ("zh/SA", 1.0),
         ("classification", 0.75),
         ("extraction", 2 / 7),
+        ("loss", 2.5),
+        ("loss/en", 3.0),
     ],
 )
 def test_measures_by_hand(measure: str, expected: float) -> None:
     draws = Draws({"cell": EVALUATION})
     scores = draws.scores("cell", measure)
     assert scores is not None and scores[0] == pytest.approx(expected)
-    assert draws.scores("cell", "RE") is None
+    assert draws.scores("cell", "RE") is None and draws.scores("cell", "loss/NER") is None
 
 
 def test_reference_is_the_mean_of_the_datasets_baselines() -> None:
     assert Draws({"cell": EVALUATION}).baseline("score") == pytest.approx(((0 + 0.5) / 2 + 1) / 2)
+    assert Draws({"cell": EVALUATION}).baseline("loss") is None
 
 
 def test_other_records_are_refused() -> None:
@@ -120,10 +130,13 @@ def test_r2_is_the_squared_correlation() -> None:
 def write(folder: Path, cell: str, right: float, num: int = 100) -> None:
     counts = [[float(i < round(right * num)), 1, 1] for i in range(num)]
     dataset = {"name": "a", "language": "en", "task": "SA", "kind": "classification", "baseline": 0.5}
-    dataset["counts"] = {"ids": [str(i) for i in range(num)], "counts": counts}  # type: ignore[assignment]
+    ids = [str(i) for i in range(num)]
+    rows = {"counts": {"ids": ids, "counts": counts}, "loss": {"ids": ids, "counts": [[2 - right, 1, 1]] * num}}
+    shown = {"labels": ["good", "bad"], "headline": "accuracy", "score": right, "predictions": None}
     place = folder / "evaluations" / cell
     place.mkdir(parents=True)
-    (place / "report.json").write_text(json.dumps({"datasets": [dataset]}))
+    report = {"datasets": [dataset | rows | shown], "system": {}, "skipped": [], "unscored": {}}
+    (place / "report.json").write_text(json.dumps(report))
 
 
 def numbers_config() -> dict[str, object]:
@@ -184,7 +197,20 @@ def test_nothing_finished_still_gives_a_table(tmp_path: Path) -> None:
 
 
 def test_a_broken_report_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "report.json"
-    file.write_text('{"datasets": [{}]}')
-    with pytest.raises(UserError, match="report.json: no report of an evaluation"):
-        read_evaluation(file)
+    write(tmp_path, "4-seed0", 0.5)
+    (tmp_path / "evaluations/4-seed0/report.json").write_text('{"datasets": [{}]}')
+    keep_config(tmp_path, "seqgpt study x.py --out y", numbers_config())
+    with pytest.raises(UserError, match="4-seed0/report.json: not the report of an evaluation"):
+        write_study_report(tmp_path)
+
+
+def test_a_loss_has_its_own_figure_and_says_what_is_better(tmp_path: Path) -> None:
+    for cell, right in {"4-seed0": 0.2, "8-seed0": 0.4, "16-seed0": 0.6}.items():
+        write(tmp_path, cell, right)
+    config = {**numbers_config(), "measures": ["score", "loss"]}
+    keep_config(tmp_path, "seqgpt study x.py --out y", config)
+    results = write_study_report(tmp_path)
+    assert [row.verdict for row in results.rows["loss"]] == ["baseline", "lower", "lower"]
+    assert [row.score.value for row in results.rows["loss"] if row.score] == pytest.approx([1.8, 1.6, 1.4])
+    assert "## loss\n\nOf the gold answers, in nats a token: lower is better." in (tmp_path / "study.md").read_text()
+    assert (tmp_path / "figures/loss.png").stat().st_size > 5000
