@@ -29,7 +29,9 @@ def add_study_command(commands: Any) -> None:
     study.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="of report: the --out of a study")
     study.add_argument("--out", type=Path, metavar="DIR", help="where all cells and the report go; run again to go on")
     study.add_argument("--jobs", type=count, default=1, metavar="N", help="cells at a time (default: 1)")
-    study.add_argument("--only", nargs="+", metavar="CELL", help="these cells, such as on-nano or on-nano-seed0")
+    study.add_argument(
+        "--only", nargs="+", action="extend", metavar="CELL", help="these cells, such as on-nano or on-nano-seed0"
+    )
     study.add_argument("--dry_run", action="store_true", help="print every command that would run")
     study.add_argument(
         "--launcher", choices=("local", "slurm", "kubernetes"), default="local",

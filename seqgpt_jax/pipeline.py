@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from seqgpt_jax import hf
+from seqgpt_jax.analysis.html_report import write_html
 from seqgpt_jax.averages import Evaluation
 from seqgpt_jax.configuration import operative_config_str
 from seqgpt_jax.data.datasets import Dataset, sample_records
@@ -69,7 +70,10 @@ def run_recipe(
     ]
     if not is_main():
         return sections
-    write_report(run_dir, result.stages, {**(before or {}), **sections})
+    written = {**(before or {}), **sections}
+    write_report(run_dir, result.stages, written)
+    for name in written:
+        write_html(run_dir / "eval" / f"{name}.json")
     export_run(run_dir, run_dir / "export")
     note = few_shot_note({stage.name: stage.protocol for stage in result.stages})
     if note:
@@ -202,7 +206,7 @@ def _answer_line(record: Record) -> str:
 
 def next_commands(run_dir: Path) -> str:
     return f"""
-Everything is in {run_dir}: report.md, figures/, predictions/, export/. Next:
+Everything is in {run_dir}: report.md, eval/*.html, figures/, predictions/, export/. Next:
   seqgpt predict --model {run_dir} --classify 'book ticket' 'cancel booking' -- 'please cancel my seat for Monday'
   seqgpt predict --model {run_dir} --extract person city -- 'Ada Park moved to Norford.'
   seqgpt eval --model {run_dir} --mixture mini_held_out_zh --limit 20

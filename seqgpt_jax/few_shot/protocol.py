@@ -30,6 +30,7 @@ from seqgpt_jax.errors import UserError
 from seqgpt_jax.few_shot.gains import ARMS, Result
 from seqgpt_jax.few_shot.report import write_few_shot_report
 from seqgpt_jax.few_shot.sampling import SEEDS, Shots, draw_sample, write_sample
+from seqgpt_jax.studies.locks import study_lock
 from seqgpt_jax.whole import write_json
 
 
@@ -103,9 +104,16 @@ def run_few_shot(
 ) -> list[Result]:
     """All results of the datasets (opened), those that `out` has already and those that are missing; writes the report.
 
-    UserError where `out` has results of other settings, or a dataset has no test split or too few train records; before
-    anything is tuned.
+    UserError where `out` has results of other settings or is being worked in, or a dataset has no test split or too few
+    train records; before anything is tuned.
     """
+    with study_lock(out, shared=False):
+        return _run_cells(datasets, settings, out, tuner, keep_runs)
+
+
+def _run_cells(
+    datasets: Sequence[Dataset], settings: Settings, out: Path, tuner: Tuner | None, keep_runs: bool
+) -> list[Result]:
     claim(out, settings)
     tuner = tuner or FineTuner(settings)
     cells = []

@@ -111,11 +111,11 @@ class KubernetesSettings:
 
     image: str  # with seqgpt_jax in it, such as registry/seqgpt_jax:gpu
     claim: str  # PersistentVolumeClaim (ReadWriteMany) with the data and the study's folder
-    mount: str = "/work"  # where the claim lies; commands run in it
+    mount: str = "/shared"  # where the claim lies; commands run in it
     gpus: str = "1"  # of NVIDIA, a pod; 0: none
     cpu: str = "8"
     memory: str = "64Gi"
-    data_dir: str = "/work/data"  # SEQGPT_DATA_DIR
+    data_dir: str = "/shared/data"  # SEQGPT_DATA_DIR
 
 
 def kubernetes_job(name: str, commands: Sequence[Sequence[str]], num_at_once: int, settings: Mapping[str, str]) -> str:
@@ -157,7 +157,7 @@ def _job(
         "workingDir": settings.mount,
         "env": [{"name": "SEQGPT_DATA_DIR", "value": settings.data_dir}],
         "resources": {"requests": dict(resources), "limits": dict(resources)},
-        "volumeMounts": [{"name": "work", "mountPath": settings.mount}],
+        "volumeMounts": [{"name": "shared", "mountPath": settings.mount}],
     }
     rules = [
         {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [EXIT_INTERRUPTED]}},
@@ -181,7 +181,7 @@ def _job(
                     "restartPolicy": "Never",
                     "terminationGracePeriodSeconds": 300,  # to save in
                     "containers": [container],
-                    "volumes": [{"name": "work", "persistentVolumeClaim": {"claimName": settings.claim}}],
+                    "volumes": [{"name": "shared", "persistentVolumeClaim": {"claimName": settings.claim}}],
                 },
             },
         },

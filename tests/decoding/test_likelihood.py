@@ -52,7 +52,7 @@ def test_all_answers_of_one_token_share_the_whole_probability(model: Bloom) -> N
 def test_of_questions_it_is_that_of_their_own_answers_and_none_without_room() -> None:
     vocabulary, written = byte_vocabulary(), get_format("seqgpt_v1")
     model = random_model(dataclasses.replace(TINY, vocab_size=vocabulary.size), seed=3)
-    question = AtomicExample("extract", "Ada met Bob", ("person",), {"person": ("Ada", "Bob")}, SOURCE)
+    question = AtomicExample("Ada met Bob", "extract", ("person",), {"person": ("Ada", "Bob")}, SOURCE)
     answerer = Answerer(model, vocabulary, written, DecodeConfig(max_prompt_tokens=100))
     crowded = dataclasses.replace(question, labels=("a very long label " * 10,), answer={})
     loss, none = answerer.losses([question, crowded], None)

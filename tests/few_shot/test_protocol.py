@@ -17,6 +17,7 @@ from seqgpt_jax.few_shot.gains import Result, gains_of, summarise
 from seqgpt_jax.few_shot.protocol import Judgement, Settings, run_few_shot
 from seqgpt_jax.few_shot.report import write_few_shot_report
 from seqgpt_jax.few_shot.sampling import Shots
+from seqgpt_jax.studies.locks import study_lock
 from tests.tiny_data import write_data
 
 SETTINGS = Settings(("base", "upstream"), Shots(2, 4), seeds=(1, 2), learning_rates=(0.1, 0.2))
@@ -83,6 +84,12 @@ def test_it_goes_on_where_it_was_cut_off(datasets: list[Dataset], tmp_path: Path
     assert len(rest.tuned) == 16 - 4
     whole = run_few_shot(datasets, SETTINGS, tmp_path / "whole", Stub())
     assert [replace(r, seconds=0) for r in results] == [replace(r, seconds=0) for r in whole]
+
+
+def test_two_in_one_folder_are_refused(datasets: list[Dataset], tmp_path: Path) -> None:
+    with study_lock(tmp_path, shared=False), pytest.raises(UserError, match="runs here already"):
+        run_few_shot(datasets, SETTINGS, tmp_path, Stub())
+    assert run_few_shot(datasets[:1], SETTINGS, tmp_path, Stub())
 
 
 def test_other_settings_are_refused_and_other_samples_are_not(datasets: list[Dataset], tmp_path: Path) -> None:

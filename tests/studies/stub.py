@@ -44,7 +44,8 @@ def main(arguments: list[str]) -> int:
     if arguments[0] == "train":
         write(place / "export" / "config.json", {"bindings": arguments})
     else:
-        write(place / "report.json", {"datasets": [dataset(values["--model"], "toy_en", "en", "NER")]})
+        datasets = [dataset(values["--model"], "toy_en", "en", "NER")]
+        write(place / "report.json", {"datasets": datasets, "system": {}, "skipped": [], "unscored": {}})
     log(calls, f"end {name}")
     return 0
 
@@ -57,6 +58,7 @@ def dataset(model: str, name: str, language: str, task: str) -> dict[str, object
     kind = "extraction" if task in ("NER", "SF") else "classification"
     return {
         "name": name, "language": language, "task": task, "kind": kind, "baseline": 0.25,
+        "labels": [], "headline": "span_f1", "score": 0.5, "predictions": None,
         "counts": {"ids": ids, "counts": counts},
     }  # fmt: skip
 

@@ -14,7 +14,7 @@ from seqgpt_jax.errors import UserError
 from seqgpt_jax.studies import clusters
 from tests.studies import toy
 
-COMMANDS = [["seqgpt", "study", "f.py:cpu", "--out", "/work/my runs", "--only", f"cell-seed{n}"] for n in (0, 1)]
+COMMANDS = [["seqgpt", "study", "f.py:cpu", "--out", "/shared/my runs", "--only", f"cell-seed{n}"] for n in (0, 1)]
 SETTINGS = {"image": "registry/seqgpt_jax:gpu", "claim": "work"}
 
 
