@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from seqgpt_jax.decoding.batching import Rows, decode_batches
-from seqgpt_jax.models.decoder import Decoder, KVCache, init_cache
+from seqgpt_jax.models.decoder import Decoder, KVCache, NewCache
 
 
 def generate(
@@ -61,8 +61,7 @@ def prefill(
     columns_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32), tokens_BT.shape)
     segment_ids_BT = (columns_BT < lengths_B[:, None]).astype(jnp.int32)
     last_B1 = jnp.maximum(lengths_B - 1, 0)[:, None]
-    empty = init_cache(model.config, len(tokens_BT), num_slots)
-    hidden_B1D, cache = model(tokens_BT, columns_BT, segment_ids_BT, empty, outputs_BS=last_B1)
+    hidden_B1D, cache = model(tokens_BT, columns_BT, segment_ids_BT, NewCache(num_slots), outputs_BS=last_B1)
     assert cache is not None
     return hidden_B1D, cache._replace(lengths_B=lengths_B)
 

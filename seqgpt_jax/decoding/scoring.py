@@ -29,7 +29,7 @@ from seqgpt_jax.atomic import NONE
 from seqgpt_jax.decoding.batching import bucket, check_same_on_all_processes, next_batch, on_host, padded, power_of_two
 from seqgpt_jax.decoding.label_trie import ROOT, LabelTrie
 from seqgpt_jax.errors import UserError
-from seqgpt_jax.models.decoder import Decoder, KVCache, init_cache, resize_cache
+from seqgpt_jax.models.decoder import Decoder, KVCache, NewCache, resize_cache
 from seqgpt_jax.prompt import PromptFormat
 from seqgpt_jax.vocabulary import EncodedPrompt, Vocabulary
 
@@ -381,15 +381,13 @@ def _evaluate(
     """float32 [B, S, C]: log-probabilities of the wanted children; and the cache. It is made where there is none."""
     model = nnx.merge(graph, params)
     tokens_BT, positions_BT, lengths_B, used_B, sees_BWK, outputs_BS, children_BSC = (jnp.asarray(x) for x in call)
-    if cache is None:
-        cache = init_cache(model.config, len(tokens_BT), sees_BWK.shape[2])
     slots_BT = used_B[:, None] + jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None, :]
     first_node_B = jnp.maximum(lengths_B - used_B, 0)
     hidden_BSD, cache = model(
         tokens_BT,
         positions_BT,
         jnp.ones_like(tokens_BT),
-        cache._replace(lengths_B=used_B),
+        NewCache(sees_BWK.shape[2]) if cache is None else cache._replace(lengths_B=used_B),
         outputs_BS=outputs_BS,
         visible_BTK=_visible(slots_BT, lengths_B, first_node_B, sees_BWK),
     )

@@ -27,7 +27,7 @@ from seqgpt_jax.decoding.constraints import (
     is_over,
 )
 from seqgpt_jax.decoding.generate import prefill
-from seqgpt_jax.models.decoder import Decoder, KVCache, init_cache, resize_cache
+from seqgpt_jax.models.decoder import Decoder, KVCache, NewCache, resize_cache
 from seqgpt_jax.models.layers import accumulated
 
 
@@ -89,10 +89,11 @@ def read_rest(
     """Reads the rest of each prompt, and behind it the first guesses."""
     model = nnx.merge(graph, params)
     num_rows = tails_RT.shape[0]
-    if text_cache is None:
-        cache = init_cache(model.config, num_rows, num_slots)
-    else:
+    cache: KVCache | NewCache = NewCache(num_slots)
+    starts_R = jnp.zeros(num_rows, jnp.int32)
+    if text_cache is not None:
         cache = resize_cache(text_cache, jnp.asarray(rows.text_R), num_slots)
+        starts_R = cache.lengths_B
     num_places = rows.tables.min_bytes_N.shape[1]
     state = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_rows, *x.shape)), first_state(num_places))
     tables = _of_rows(rows)
@@ -101,7 +102,6 @@ def read_rest(
     behind_RT = columns_RT - tail_lengths_R[:, None]
     guessed_RT = jnp.take_along_axis(ahead.tokens_RW, jnp.clip(behind_RT, 0, num_first - 1), axis=1)
     tokens_RT = jnp.where(behind_RT < 0, tails_RT, guessed_RT)
-    starts_R = cache.lengths_B
     wanted_RW = jnp.maximum(tail_lengths_R - 1, 0)[:, None] + jnp.arange(num_first)[None, :]
     hidden_RWD, filled = model(
         tokens_RT,

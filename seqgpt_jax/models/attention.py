@@ -36,7 +36,7 @@ class TokenLayout(NamedTuple):
     key_segments_BK: jax.Array  # 0 is padding, or an empty cache slot
     key_positions_BK: jax.Array  # place within the segment, for ALiBi
     query_slots_BT: jax.Array  # the key slot of each query token; [1, T] when every row has the same
-    visible_BTK: jax.Array | None = None  # bool, in place of that rule where it is given
+    visible_BTK: jax.Array | None = None  # bool, in place of that rule where it is given; nor is any later slot seen
 
     def visible(self) -> jax.Array:
         """bool BTK: whether the query sees the key."""
@@ -46,9 +46,13 @@ class TokenLayout(NamedTuple):
         same_BTK = self.query_segments_BT[:, :, None] == self.key_segments_BK[:, None, :]
         return (slots_11K <= self.query_slots_BT[:, :, None]) & same_BTK
 
-    def whole_rows(self) -> bool:
+    def in_order(self) -> bool:
         """Whether the queries are all the keys, in order: known while tracing, because both are one array then."""
         return self.query_segments_BT is self.key_segments_BK
+
+    def whole_rows(self) -> bool:
+        """Whether, besides, each sees all of its segment up to itself."""
+        return self.in_order() and self.visible_BTK is None
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:
@@ -147,11 +151,11 @@ def _blocks(
     if slopes_N is not None:
         slopes_1GM11 = jnp.asarray(slopes_N).reshape(1, num_kv_heads, -1, 1, 1)
         alibi_BGM1K = slopes_1GM11 * layout.key_positions_BK.astype(jnp.float32)[:, None, None, None, :]
-    size = max(_QUERY_BLOCK, math.ceil(length / _MAX_BLOCKS)) if layout.whole_rows() else length
+    size = max(_QUERY_BLOCK, math.ceil(length / _MAX_BLOCKS)) if layout.in_order() else length
     attended = []
     for start in range(0, length, size):
         queries = slice(start, start + size)
-        keys = slice(start + size) if layout.whole_rows() else slice(None)
+        keys = slice(start + size) if layout.in_order() else slice(None)
         scores_BGMTK = head_dim**-0.5 * jnp.einsum(
             "BGMTH,BGKH->BGMTK",
             query_BGMTH[..., queries, :],

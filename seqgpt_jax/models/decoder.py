@@ -89,6 +89,12 @@ class KVCache(NamedTuple):
     lengths_B: jax.Array  # int32: the next slot of each row
 
 
+class NewCache(NamedTuple):
+    """In place of a cache that has nothing yet: one of so many slots is made, and attention need not look into it."""
+
+    num_slots: int
+
+
 def init_cache(config: DecoderConfig, batch: int, num_slots: int) -> KVCache:
     """An empty cache for `batch` rows of at most `num_slots` tokens; what would lie past the end is not kept."""
     shape = (config.num_layers, batch, config.num_kv_heads, num_slots, config.head_dim)
@@ -162,23 +168,28 @@ class Decoder(nnx.Module):
         tokens_BT: jax.Array,
         positions_BT: jax.Array,
         segment_ids_BT: jax.Array,
-        cache: KVCache | None = None,
+        cache: KVCache | NewCache | None = None,
         outputs_BS: jax.Array | None = None,
         visible_BTK: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
         """Final hidden states BTD in the compute dtype, and the cache with these tokens added (None without one).
 
         positions_BT counts from 0 within a token's own segment; segment id 0 is padding, which sees and is seen by
-        nothing that matters. With a cache, a row's tokens go to its slots from cache.lengths_B onwards.
+        nothing that matters. With a cache, a row's tokens go to its slots from cache.lengths_B onwards, 0 in a new one.
         outputs_BS are indices into T of the tokens whose hidden states are wanted (BSD then). An unrolled model
         computes no more than their keys and values for the others in its last block. visible_BTK says which of the
-        cache's K slots a token sees, itself included, where that is not every slot before its own (a trie of labels).
+        cache's K slots a token sees, where that is not every slot up to its own (a trie of labels): its own, and none
+        behind it.
         """
         x_BTD = self.embed(tokens_BT)
         slots_1T = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None, :]
-        if cache is None:
-            layout = TokenLayout(segment_ids_BT, segment_ids_BT, positions_BT, slots_1T)
-        else:
+        reads_cache = isinstance(cache, KVCache)
+        if isinstance(cache, NewCache):
+            cache = init_cache(self.config, tokens_BT.shape[0], cache.num_slots)
+        layout = TokenLayout(segment_ids_BT, segment_ids_BT, positions_BT, slots_1T)
+        if visible_BTK is not None:
+            layout = layout._replace(visible_BTK=visible_BTK[..., : tokens_BT.shape[1]])
+        if cache is not None:
             slots_BT = cache.lengths_B[:, None] + slots_1T
             rows_B1 = jnp.arange(tokens_BT.shape[0])[:, None]
             cache = cache._replace(
@@ -186,8 +197,9 @@ class Decoder(nnx.Module):
                 segment_ids_BK=cache.segment_ids_BK.at[rows_B1, slots_BT].set(segment_ids_BT, mode="drop"),
                 lengths_B=cache.lengths_B + tokens_BT.shape[1],
             )
-            layout = TokenLayout(segment_ids_BT, cache.segment_ids_BK, cache.positions_BK, slots_BT, visible_BTK)
-        sight = _Sight(layout, self.rotation(positions_BT))
+            if reads_cache:
+                layout = TokenLayout(segment_ids_BT, cache.segment_ids_BK, cache.positions_BK, slots_BT, visible_BTK)
+        sight = _Sight(layout, self.rotation(positions_BT), reads_cache)
         if self._unrolled(cache):
             x_BTD, cache = self._run_unrolled(x_BTD, sight, cache, outputs_BS)
         else:
@@ -241,7 +253,9 @@ class Decoder(nnx.Module):
             nonlocal cache
             query_BSNH, key_BTGH = _turned(query_BSNH, queries.rotation), _turned(key_BTGH, sight.rotation)
             if cache is not None:
-                cache, key_BTGH, value_BTGH = _extend(cache, index, key_BTGH, value_BTGH)
+                cache = _extend(cache, index, key_BTGH, value_BTGH)
+                if sight.reads_cache:
+                    key_BTGH, value_BTGH = (_layer_of(x, index) for x in (cache.keys_LBGKH, cache.values_LBGKH))
             return attend(query_BSNH, key_BTGH, value_BTGH, queries.layout, self.alibi(), self.config.attention)
 
         def block(x_BTD: jax.Array, params: nnx.State) -> jax.Array:
@@ -264,6 +278,7 @@ class _Sight(NamedTuple):
 
     layout: TokenLayout
     rotation: tuple[jax.Array, jax.Array] | None
+    reads_cache: bool  # else the keys are those of the call's own tokens
 
     def of(self, select: Select, batch_and_tokens: tuple[int, ...]) -> _Sight:
         """Of the selected queries alone; the keys stay."""
@@ -272,7 +287,8 @@ class _Sight(NamedTuple):
             query_slots_BT=select(jnp.broadcast_to(self.layout.query_slots_BT, batch_and_tokens)),
             visible_BTK=None if self.layout.visible_BTK is None else select(self.layout.visible_BTK),
         )
-        return _Sight(layout, self.rotation and (select(self.rotation[0]), select(self.rotation[1])))
+        rotation = self.rotation and (select(self.rotation[0]), select(self.rotation[1]))
+        return _Sight(layout, rotation, self.reads_cache)
 
 
 def block_linear(
@@ -330,9 +346,7 @@ def _at(outputs_BS: jax.Array) -> Select:
     return select
 
 
-def _extend(
-    cache: KVCache, index: jax.Array | int, key_BTGH: jax.Array, value_BTGH: jax.Array
-) -> tuple[KVCache, jax.Array, jax.Array]:
+def _extend(cache: KVCache, index: jax.Array | int, key_BTGH: jax.Array, value_BTGH: jax.Array) -> KVCache:
     num_rows, num_tokens = key_BTGH.shape[:2]
     rows_B1 = jnp.arange(num_rows)[:, None]
     # lengths_B already counts the new tokens; their slots are the last T of it.
@@ -341,9 +355,11 @@ def _extend(
     def written(stored_LBGKH: jax.Array, new_BTGH: jax.Array) -> jax.Array:
         return stored_LBGKH.at[index, rows_B1, :, slots_BT].set(new_BTGH, mode="drop", unique_indices=True)
 
-    def layer_BKGH(stored_LBGKH: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_index_in_dim(stored_LBGKH, index, keepdims=False).swapaxes(1, 2)
+    return cache._replace(
+        keys_LBGKH=written(cache.keys_LBGKH, key_BTGH), values_LBGKH=written(cache.values_LBGKH, value_BTGH)
+    )
 
-    keys_LBGKH, values_LBGKH = written(cache.keys_LBGKH, key_BTGH), written(cache.values_LBGKH, value_BTGH)
-    cache = cache._replace(keys_LBGKH=keys_LBGKH, values_LBGKH=values_LBGKH)
-    return cache, layer_BKGH(keys_LBGKH), layer_BKGH(values_LBGKH)
+
+def _layer_of(stored_LBGKH: jax.Array, index: jax.Array | int) -> jax.Array:
+    """[B, K, G, H]"""
+    return jax.lax.dynamic_index_in_dim(stored_LBGKH, index, keepdims=False).swapaxes(1, 2)
