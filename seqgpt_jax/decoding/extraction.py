@@ -26,6 +26,7 @@ from seqgpt_jax.decoding.batching import (
     MAX_BATCH_TOKENS,
     bucket,
     check_same_on_all_processes,
+    max_read_tokens,
     on_host,
     padded,
     power_of_two,
@@ -114,14 +115,17 @@ def _batches(prompts: Sequence[ExtractionPrompt], batch_size: int) -> list[list[
     for i, prompt in enumerate(prompts):
         texts.setdefault(tuple(prompt.ids[: prompt.num_text_ids]), []).append(i)
     batches: list[list[int]] = [[]]
+    num_texts = 0  # of the last batch
     for group in sorted(texts.values(), key=lambda group: max(len(prompts[i].ids) for i in group)):
         longest = max(len(prompts[i].ids) for i in group)
         num_together = max(1, min(batch_size, MAX_BATCH_TOKENS // longest))
         for start in range(0, len(group), num_together):
             part = group[start : start + num_together]
-            if len(batches[-1]) + len(part) > num_together:
+            if len(batches[-1]) + len(part) > num_together or (num_texts + 1) * longest > max_read_tokens():
                 batches.append([])
+                num_texts = 0
             batches[-1] += part
+            num_texts += 1
     return [batch for batch in batches if batch]
 
 

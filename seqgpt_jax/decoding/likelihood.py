@@ -13,7 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from seqgpt_jax.decoding.batching import bucket, check_same_on_all_processes, next_batch, on_host, padded, power_of_two
+from seqgpt_jax.decoding.batching import (
+    bucket,
+    check_same_on_all_processes,
+    max_read_tokens,
+    next_batch,
+    on_host,
+    padded,
+    power_of_two,
+)
 from seqgpt_jax.models.decoder import Decoder
 from seqgpt_jax.models.loss import LossConfig, chunk_size, token_scores
 
@@ -38,7 +46,7 @@ def answer_losses(
     losses = [0.0] * len(prompts)
     num_done = 0
     while num_done < len(order):
-        indices = next_batch(order[num_done:], lengths, batch_size)
+        indices = next_batch(order[num_done:], lengths, batch_size, max_read_tokens())
         num_done += len(indices)
         found_B = on_host(_losses(graph, params, *_rows(prompts, answers, indices, pad_id)))
         for i, loss in zip(indices, found_B.tolist(), strict=False):  # the batch may hold rows of padding at its end

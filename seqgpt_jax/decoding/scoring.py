@@ -26,7 +26,15 @@ import numpy as np
 from flax import nnx
 
 from seqgpt_jax.atomic import NONE
-from seqgpt_jax.decoding.batching import bucket, check_same_on_all_processes, next_batch, on_host, padded, power_of_two
+from seqgpt_jax.decoding.batching import (
+    bucket,
+    check_same_on_all_processes,
+    max_read_tokens,
+    next_batch,
+    on_host,
+    padded,
+    power_of_two,
+)
 from seqgpt_jax.decoding.label_trie import ROOT, LabelTrie
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.decoder import Decoder, KVCache, NewCache, resize_cache
@@ -119,7 +127,7 @@ def choose(
     order = sorted(range(len(prompts)), key=lengths.__getitem__)
     choices: dict[int, Choice] = {}
     while len(choices) < len(order):
-        indices = next_batch(order[len(choices) :], lengths, batch_size)
+        indices = next_batch(order[len(choices) :], lengths, batch_size, max_read_tokens())
         found = _run(graph, params, [row(i) for i in indices], vocabulary.pad_id)
         choices |= zip(indices, found, strict=True)
         if progress is not None:

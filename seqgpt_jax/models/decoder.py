@@ -253,7 +253,7 @@ class Decoder(nnx.Module):
             nonlocal cache
             query_BSNH, key_BTGH = _turned(query_BSNH, queries.rotation), _turned(key_BTGH, sight.rotation)
             if cache is not None:
-                cache = _extend(cache, index, key_BTGH, value_BTGH)
+                cache = _extend(cache, index, key_BTGH, value_BTGH, new=not sight.reads_cache)
                 if sight.reads_cache:
                     key_BTGH, value_BTGH = (_layer_of(x, index) for x in (cache.keys_LBGKH, cache.values_LBGKH))
             return attend(query_BSNH, key_BTGH, value_BTGH, queries.layout, self.alibi(), self.config.attention)
@@ -346,13 +346,17 @@ def _at(outputs_BS: jax.Array) -> Select:
     return select
 
 
-def _extend(cache: KVCache, index: jax.Array | int, key_BTGH: jax.Array, value_BTGH: jax.Array) -> KVCache:
+def _extend(cache: KVCache, index: jax.Array | int, key_BTGH: jax.Array, value_BTGH: jax.Array, new: bool) -> KVCache:
+    """new: every row's first slot is 0, so that the tokens lie there as one block."""
     num_rows, num_tokens = key_BTGH.shape[:2]
     rows_B1 = jnp.arange(num_rows)[:, None]
     # lengths_B already counts the new tokens; their slots are the last T of it.
     slots_BT = (cache.lengths_B - num_tokens)[:, None] + jnp.arange(num_tokens)[None, :]
 
     def written(stored_LBGKH: jax.Array, new_BTGH: jax.Array) -> jax.Array:
+        if new:
+            block_1BGTH = new_BTGH[:, : stored_LBGKH.shape[3]].swapaxes(1, 2)[None]
+            return jax.lax.dynamic_update_slice(stored_LBGKH, block_1BGTH, (index, 0, 0, 0, 0))
         return stored_LBGKH.at[index, rows_B1, :, slots_BT].set(new_BTGH, mode="drop", unique_indices=True)
 
     return cache._replace(
