@@ -354,7 +354,10 @@ def test_150_labels_take_one_call(plain: Vocabulary, calls: list[tuple[int, ...]
     assert len(calls) == 2, "a small trie comes along with its prompt"
 
 
-def test_answers_that_are_wanted_are_given_and_counted(plain: Vocabulary, calls: list[tuple[int, ...]]) -> None:
+def test_answers_that_are_wanted_are_given_and_counted(
+    plain: Vocabulary, calls: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seqgpt_jax.decoding.scoring.max_read_tokens", lambda: 2**14)  # all in one batch
     labels = tuple(label for label in LABELS if "None" not in label)
     wanted = [[label] for label in labels] + [[labels[2], labels[7], labels[9]], []]
     several = [len(chosen) != 1 for chosen in wanted]
