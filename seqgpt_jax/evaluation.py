@@ -116,7 +116,7 @@ def evaluate(
         free = _answer_again(predictor, again, progress)
     else:
         free = [_answers(predicted) for predicted in again]
-    losses: list[RecordCounts | None] = [None] * len(present)
+    losses: Sequence[RecordCounts | None] = [None] * len(present)
     if loss:
         assert isinstance(predictor, LosingPredictor)
         losses = _losses(predictor, present, golds, split, progress)
