@@ -185,6 +185,7 @@ def _contrast_lines(results: Results) -> list[str]:
     one = results.contrasts[0]
     rows = [["measure", "compared", f"difference at {one.first} less that at {one.last}", "verdict"]]
     for each in results.contrasts:
-        verdict = "no signal" if not each.estimate.shows else "larger" if each.estimate.value > 0 else "smaller"
+        more_at_first = (each.estimate.value > 0) != is_loss(each.measure)
+        verdict = f"better at {one.first if more_at_first else one.last}" if each.estimate.shows else "no signal"
         rows.append([each.measure, each.compared, _shown(each.estimate, "+"), verdict])
     return [f"## Along {one.axis}", "", *markdown_table(rows, 2), ""]

@@ -12,10 +12,8 @@ from seqgpt_jax.analysis.record_counts import RecordCounts
 from seqgpt_jax.analysis.report_files import ReportedDataset
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.records import DatasetMeta
-from seqgpt_jax.studies.grid import parse_study
 from seqgpt_jax.studies.measures import Draws, fit_log, interval
 from seqgpt_jax.studies.report import keep_config, write_study_report
-from seqgpt_jax.studies.results import study_results
 from tests.studies.toy import toy_config
 
 
@@ -170,7 +168,11 @@ def test_contrast_along_the_axis_that_the_baseline_leaves_open(tmp_path: Path) -
     for cell, right in {"nano-off": 0.2, "nano-on": 0.7, "mini-off": 0.5, "mini-on": 0.6}.items():
         for seed in (0, 1):
             write(tmp_path, f"{cell}-seed{seed}", right)
-    (contrast,) = study_results(parse_study(toy_config(), "toy.py"), tmp_path).contrasts
+    config = {**toy_config(), "measures": ["score", "loss"]}
+    keep_config(tmp_path, "seqgpt study x.py --out y", config)
+    contrast, of_loss = write_study_report(tmp_path).contrasts
+    assert of_loss.estimate.value == pytest.approx(-contrast.estimate.value)  # write() makes it 2 - score
+    assert (tmp_path / "study.md").read_text().count("| better at nano |") == 2
     assert (contrast.compared, contrast.axis, contrast.first, contrast.last) == ("on", "size", "nano", "mini")
     assert contrast.estimate.value == pytest.approx((0.7 - 0.2) - (0.6 - 0.5)) and contrast.estimate.shows
 
