@@ -37,7 +37,7 @@ def test_equals_transformers_whatever_the_batches(model: Bloom) -> None:
     prompts = [rng.integers(4, TINY.vocab_size, rng.integers(1, 40)).tolist() for _ in range(11)]
     answers = [rng.integers(4, TINY.vocab_size, rng.integers(1, 20)).tolist() for _ in range(11)]
     expected = [_torch_loss(model, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    for batch_size in (1, 4, 16):
+    for batch_size in (4, 16):
         found = answer_losses(model, prompts, answers, pad_id=PAD, batch_size=batch_size)
         np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert answer_losses(model, [], [], pad_id=PAD) == []
