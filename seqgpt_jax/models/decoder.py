@@ -188,7 +188,9 @@ class Decoder(nnx.Module):
             cache = init_cache(self.config, tokens_BT.shape[0], cache.num_slots)
         layout = TokenLayout(segment_ids_BT, segment_ids_BT, positions_BT, slots_1T)
         if visible_BTK is not None:
-            layout = layout._replace(visible_BTK=visible_BTK[..., : tokens_BT.shape[1]])
+            num_past_end = max(0, tokens_BT.shape[1] - visible_BTK.shape[2])  # of tokens that fill a row: unseen
+            padded_BTK = jnp.pad(visible_BTK, ((0, 0), (0, 0), (0, num_past_end)))
+            layout = layout._replace(visible_BTK=padded_BTK[..., : tokens_BT.shape[1]])
         if cache is not None:
             slots_BT = cache.lengths_B[:, None] + slots_1T
             rows_B1 = jnp.arange(tokens_BT.shape[0])[:, None]

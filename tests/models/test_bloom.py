@@ -16,7 +16,7 @@ from flax.core.spmd import logical_axis_rules
 from seqgpt_jax.errors import UserError
 from seqgpt_jax.models.attention import BACKENDS
 from seqgpt_jax.models.bloom import Bloom, BloomConfig
-from seqgpt_jax.models.decoder import init_cache
+from seqgpt_jax.models.decoder import NewCache, init_cache
 from seqgpt_jax.models.presets import PRESETS, get_preset
 from tests.models.tiny import ONE_HEAD, SIX_HEADS, TINY, random_model, torch_logits, torch_twin, whole_rows
 
@@ -203,3 +203,21 @@ def test_rows_of_the_head_give_single_logits() -> None:
     ids_BC = jnp.asarray([[3, 95, 0], [7, 7, 11]])
     chosen_BC = jnp.einsum("BD,BCD->BC", hidden_BD, model.head_rows(ids_BC))
     np.testing.assert_allclose(chosen_BC, jnp.take_along_axis(model.head(hidden_BD), ids_BC, axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_slots", [8, 12, 20])
+@pytest.mark.parametrize("tree", [False, True])
+def test_a_new_cache_is_as_an_empty_one(num_slots: int, tree: bool) -> None:
+    """Also where the tokens that fill a row lie past its end, and where every second token is not seen."""
+    model, (tokens_BT, positions_BT, segments_BT) = random_model(TINY, seed=8), whole_rows(np.arange(24).reshape(2, 12))
+    visible_BTK = None
+    if tree:
+        slots_TK = np.arange(12)[:, None] - np.arange(num_slots)[None]
+        visible_BTK = np.broadcast_to((slots_TK >= 0) & (slots_TK % 2 == 0), (2, 12, num_slots))
+    found, cache = model(tokens_BT, positions_BT, segments_BT, NewCache(num_slots), visible_BTK=visible_BTK)
+    empty = init_cache(model.config, 2, num_slots)
+    expected, filled = model(tokens_BT, positions_BT, segments_BT, empty, visible_BTK=visible_BTK)
+    np.testing.assert_allclose(found[:, :num_slots], expected[:, :num_slots], atol=1e-5)
+    assert cache is not None and filled is not None
+    for new, old in zip(cache, filled, strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-5)
