@@ -43,6 +43,10 @@ class Estimate:
         """Whether the interval leaves 0 out."""
         return self.low > 0 or self.high < 0
 
+    def text(self, sign: str = "") -> str:
+        """0.413 [0.380, 0.447]; sign "+" writes it everywhere."""
+        return f"{self.value:{sign}.3f} [{self.low:{sign}.3f}, {self.high:{sign}.3f}]"
+
 
 def resample(counts: RecordCounts, dataset: str, num_resamples: int = NUM_RESAMPLES) -> np.ndarray:
     """headlines_N: the headline of each resample of the records, of which there must be one. dataset: the seed."""

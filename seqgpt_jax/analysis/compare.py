@@ -209,13 +209,9 @@ def comparison_to_text(comparison: Comparison) -> str:
     rows = [header]
     for row in comparison.rows:
         cells = [row.language or "mean", row.task or "mean", str(row.num_datasets)]
-        cells += [_shown(score, "") for score in row.scores]
+        cells += [score.text() for score in row.scores]
         for difference, verdict in zip(row.differences, row.verdicts, strict=True):
-            cells += [_shown(difference, "+"), f"{verdict.wins}-{verdict.ties}-{verdict.losses}"]
+            cells += [difference.text("+"), f"{verdict.wins}-{verdict.ties}-{verdict.losses}"]
         rows.append(cells)
     legend = [f"{letter} = {system}" for letter, system in zip(letters, comparison.systems, strict=True)]
     return "\n".join([*legend, "", *text_table(rows, num_left=2), *(f"note: {note}" for note in comparison.notes)])
-
-
-def _shown(estimate: Estimate, sign: str) -> str:
-    return f"{estimate.value:{sign}.3f} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"

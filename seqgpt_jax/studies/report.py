@@ -160,9 +160,7 @@ def _table(results: Results, measure: str, rows: Sequence[Row]) -> list[list[str
 
 
 def _shown(estimate: Estimate | None, sign: str = "") -> str:
-    if estimate is None:
-        return "-"
-    return f"{estimate.value:{sign}.3f} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
+    return "-" if estimate is None else estimate.text(sign)
 
 
 def _fit_lines(results: Results) -> list[str]:

@@ -1,4 +1,4 @@
-"""The loss of given answers against transformers, one sequence at a time, and against what training counts."""
+"""The loss of given answers against transformers, one sequence at a time."""
 
 from __future__ import annotations
 
